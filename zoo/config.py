@@ -187,10 +187,11 @@ def _dotted(loc: Sequence[int | str], data: Any) -> str:
     """Key as the user wrote it: pydantic adds the tag of a union to the path, which is in no file."""
     parts: list[str] = []
     for index, part in enumerate(loc):
-        if (isinstance(data, Mapping) and part in data) or (isinstance(data, list) and isinstance(part, int)):
+        try:
             data = data[part]
-        elif index < len(loc) - 1 or not isinstance(data, Mapping):
-            continue
+        except (KeyError, TypeError):
+            if index < len(loc) - 1 or not isinstance(data, Mapping):
+                continue
         parts.append(str(part))
     return ".".join(parts)
 
