@@ -1,0 +1,177 @@
+"""Everything weightgen does, one function a job. Read this first.
+
+The command line and the server are shells over these functions; call them from Python the same way:
+
+    from weightgen import jobs
+    jobs.build_zoo("configs/digits.yaml", "runs/zoo")
+    print(jobs.list_records("runs/zoo", task="digits-01234").to_json())
+
+Each takes plain values, imports what it needs when it is called, returns one frozen result with ``to_json()`` and
+``summary()``, and raises ``zoo.errors.WeightgenError`` for everything that a user can mend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from weightgen.progress import Progress
+from weightgen.results import (
+    BuildResult,
+    CollectedSource,
+    CollectResult,
+    ExportResult,
+    ListResult,
+    ShowResult,
+    VerifyResult,
+)
+
+
+def build_zoo(
+    recipe: Path | str, zoo: Path | str, overrides: Sequence[str] = (), progress: Progress | None = None
+) -> BuildResult:
+    """Train the networks of a recipe and store them in a zoo; a rerun trains only those that are missing.
+
+    Args:
+        recipe: YAML file of the recipe.
+        zoo: folder of the zoo, made if it does not exist.
+        overrides: changes of single values of the recipe, each ``"a.b=c"``.
+        progress: told what is done.
+
+    Returns:
+        How many networks were added, skipped and failed.
+
+    Raises:
+        UsageError: if the recipe cannot be used.
+        BadArtefact: if the folder holds a damaged zoo, or one of another recipe.
+    """
+    from zoo.build import build
+
+    report = build(Path(recipe), Path(zoo), overrides, progress)
+    return BuildResult(Path(zoo), report.added, report.skipped, report.failed, report.total, report.seconds)
+
+
+def collect_weights(
+    sources: Sequence[Path | str], zoo: Path | str, dry_run: bool = False, progress: Progress | None = None
+) -> CollectResult:
+    """Read, check and store weights that exist already.
+
+    Args:
+        sources: files, adapter folders, or folders of them.
+        zoo: folder of the zoo, made if it does not exist.
+        dry_run: check everything and write nothing.
+        progress: told what is done.
+
+    Returns:
+        One entry a source; those that cannot be taken say why.
+
+    Raises:
+        UsageError: if a source does not exist.
+        BadArtefact: if the folder holds a damaged zoo.
+    """
+    from zoo.collect import collect
+    from zoo.zoo import Zoo
+
+    def on_progress(done: int, total: int) -> None:
+        if progress is not None:
+            progress("collect", done, total)
+
+    with Zoo.open(Path(zoo), create=not dry_run) as opened:
+        entries = collect([str(source) for source in sources], opened, dry_run=dry_run, on_progress=on_progress)
+    return CollectResult(
+        tuple(CollectedSource(str(e.path), e.status, e.id, e.kind, e.reason) for e in entries), dry_run
+    )
+
+
+def list_records(
+    zoo: Path | str,
+    *,
+    kind: str | None = None,
+    base_model: str | None = None,
+    task: str | None = None,
+    split: str | None = None,
+    license: str | None = None,
+) -> ListResult:
+    """List what a zoo holds; every filter that is given must match exactly.
+
+    Args:
+        zoo: folder of the zoo.
+        kind: kind of weights, for example ``"lora"``.
+        base_model: identifier of the model that adapters belong to.
+        task: name of the task.
+        split: ``"train"``, ``"val"`` or ``"test"``.
+        license: licence as stated by the source.
+
+    Returns:
+        The matching records.
+
+    Raises:
+        BadArtefact: if there is no zoo in the folder.
+    """
+    from zoo.zoo import Zoo
+
+    with Zoo.open(Path(zoo)) as opened:
+        return ListResult(
+            tuple(opened.records(kind=kind, base_model=base_model, task=task, split=split, license=license))
+        )
+
+
+def show_record(zoo: Path | str, id: str) -> ShowResult:
+    """Show one record of a zoo in full.
+
+    Args:
+        zoo: folder of the zoo.
+        id: identifier of the record.
+
+    Returns:
+        The record.
+
+    Raises:
+        UsageError: if the zoo has no such record.
+        BadArtefact: if there is no zoo in the folder.
+    """
+    from zoo.zoo import Zoo
+
+    with Zoo.open(Path(zoo)) as opened:
+        return ShowResult(opened.get(id))
+
+
+def verify_zoo(zoo: Path | str) -> VerifyResult:
+    """Read everything in a zoo and compare it with its checksums.
+
+    Args:
+        zoo: folder of the zoo.
+
+    Returns:
+        The problems, none if all is intact.
+
+    Raises:
+        BadArtefact: if there is no zoo in the folder.
+    """
+    from zoo.zoo import Zoo
+
+    with Zoo.open(Path(zoo)) as opened:
+        problems = opened.verify()
+        return VerifyResult(Path(zoo), len(list(opened.records())), tuple(str(problem) for problem in problems))
+
+
+def export_record(zoo: Path | str, id: str, out: Path | str, force: bool = False) -> ExportResult:
+    """Write one record back as the files it came from, bit for bit.
+
+    Args:
+        zoo: folder of the zoo.
+        id: identifier of the record.
+        out: file or folder to write.
+        force: replace what is there.
+
+    Returns:
+        The files that were written.
+
+    Raises:
+        UsageError: if the zoo has no such record, or ``out`` exists and ``force`` is not given.
+        BadArtefact: if there is no zoo in the folder, or the stored weights are damaged.
+    """
+    from zoo.zoo import Zoo
+
+    with Zoo.open(Path(zoo)) as opened:
+        return ExportResult(id, tuple(Path(path) for path in opened.export(id, Path(out), force=force)))
