@@ -176,10 +176,11 @@ def evaluate(
     )
 
 
-def _print_version(wanted: bool) -> None:
+def _print_version(wanted: bool) -> bool:
     if wanted:
         print(f"weightgen {__version__}")
         raise typer.Exit
+    return wanted
 
 
 @app.callback()

@@ -1,0 +1,32 @@
+"""What all tests share: repeatable random numbers, and shapes checked wherever an annotation states them."""
+
+from __future__ import annotations
+
+import importlib
+import random
+import typing
+
+import jaxtyping
+import numpy as np
+import pytest
+import torch
+
+from tests import shapes
+
+# Before anything of ours is imported: every annotation is checked at each call, shapes of tensors included.
+jaxtyping.install_import_hook(["zoo", "weightgen"], f"{shapes.__name__}.check")
+
+# The core types name tensors only for type checkers, to stay light. Here the names are real, so that they are checked.
+typing.TYPE_CHECKING = True
+importlib.import_module("zoo.types")
+typing.TYPE_CHECKING = False
+
+torch.set_num_threads(1)
+torch.use_deterministic_algorithms(True)
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002 - libraries draw from the global state
+    torch.manual_seed(0)
