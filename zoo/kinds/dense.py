@@ -1,0 +1,102 @@
+"""Whole networks: any state dict, in one file or in shards."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from zoo import formats, safefile
+from zoo.errors import BadArtefact
+from zoo.kinds import ORIGIN, Found, Kind, parse_json, register
+from zoo.naming import layer_index, module_of
+from zoo.types import Layout, TensorSpec, Weights
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+DEFAULT_FILE = "model.safetensors"
+_NORM_PARTS = ("norm", "bn", "ln")
+
+
+def layout(
+    tensors: Mapping[str, Tensor], *, architecture: Mapping[str, Any] | None = None, base_model: str | None = None
+) -> Layout:
+    """Describe a state dict.
+
+    Args:
+        tensors: values by name, in execution order.
+        architecture: JSON description of the network, kept in ``Layout.config["architecture"]``.
+        base_model: model that the tensors belong to, if they are a part or a fine-tune of one.
+
+    Returns:
+        The layout; normalisation layers have the roles ``norm_weight`` and ``norm_bias``.
+
+    Raises:
+        BadArtefact: if a tensor has a type that cannot be stored.
+    """
+    layers = layer_index(module_of(name) for name in tensors)
+    with_statistics = {module_of(name) for name in tensors if name.endswith("running_mean")}
+    specs = []
+    for name, tensor in tensors.items():
+        dtype = safefile.dtype_name(tensor.dtype)
+        if dtype is None:
+            raise BadArtefact(f"tensor {name!r} is {tensor.dtype}, which safetensors cannot hold", "convert it first")
+        module, role = module_of(name), name.rpartition(".")[2]
+        norm = module in with_statistics or any(part in module.rpartition(".")[2].lower() for part in _NORM_PARTS)
+        if norm and role in ("weight", "bias") and tensor.ndim == 1:
+            role = f"norm_{role}"
+        specs.append(TensorSpec(name, tuple(tensor.shape), dtype, layers[module], role))
+    config = {} if architecture is None else {"architecture": dict(architecture)}
+    return Layout("dense", base_model, tuple(specs), config)
+
+
+def from_state_dict(
+    state: Mapping[str, Tensor], *, architecture: Mapping[str, Any] | None = None, base_model: str | None = None
+) -> Weights:
+    """Weights of a network from its state dict; arguments as in ``layout``."""
+    return Weights(layout(state, architecture=architecture, base_model=base_model), dict(state))
+
+
+@register
+class Dense(Kind):
+    """State dicts in safetensors, PyTorch and numpy files."""
+
+    name: ClassVar[str] = "dense"
+    order: ClassVar[int] = 1000
+
+    def matches(self, path: Path) -> bool:
+        """Whether the file has a format that ``zoo.formats`` reads."""
+        return path.is_file() and formats.detect(path) is not None
+
+    def read(self, path: Path, *, root: Path | None = None) -> Found:
+        """Read one file, or all shards of an index; see ``Kind.read``."""
+        source = formats.read_tensors(path, root=root)
+        files = [
+            {"name": info.name, "metadata": dict(info.metadata), "names": list(info.names)} for info in source.files
+        ]
+        if source.index is None:
+            del files[0]["names"]
+        origin = {"files": files, "index": list(source.index) if source.index else None}
+        return Found(from_state_dict(source.tensors), {ORIGIN: json.dumps(origin).encode()}, source.notes)
+
+    def write(self, weights: Weights, folder: Path, extra_files: Mapping[str, bytes] | None = None) -> None:
+        """Write the file or shards it came from; see ``Kind.write``."""
+        extra = dict(extra_files or {})
+        files = (formats.FileInfo(DEFAULT_FILE, {"format": "pt"}, tuple(weights.tensors)),)
+        index = None
+        if ORIGIN in extra:
+            origin = parse_json(extra.pop(ORIGIN), ORIGIN)
+            files = tuple(
+                formats.FileInfo(info["name"], info["metadata"], tuple(info.get("names", weights.tensors)))
+                for info in origin["files"]
+            )
+            index = origin["index"]
+        formats.write_tensors(folder, weights.tensors, files, index)
+        for name, data in extra.items():
+            (folder / name).write_bytes(data)
+
+    def canonical(self, weights: Weights) -> Weights:
+        """The weights themselves: hidden units can only be aligned where the architecture is known."""
+        return weights
