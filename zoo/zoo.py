@@ -1,0 +1,372 @@
+"""A zoo on disk: blobs of weights, a catalogue, and the data sets and tasks they were trained on.
+
+    with Zoo.open("my-zoo", create=True) as zoo:
+        record, new = zoo.add(weights, task="digits", lineage="digits/seed0")
+        again = zoo.weights(record)
+
+Every change is kept whole or not at all: blobs reach the disk first, then one transaction names them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zoo.catalog import FILE, FILTERS, Catalog
+from zoo.entry import Entry, check_entry, check_split
+from zoo.errors import BadArtefact, UsageError
+from zoo.export import export_files
+from zoo.store import BYTES, Store, hash_tensors, read_weights, record_id
+from zoo.types import Record, Task, Weights
+from zoo.verify import find_problems
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MAKE_ONE = "make one with: weightgen zoo build or weightgen zoo collect"
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+class Zoo:
+    """An open zoo; use ``Zoo.open``. Safe to share between threads, and other processes may use the same folder.
+
+    Attributes:
+        path: folder of the zoo.
+    """
+
+    def __init__(self, path: Path, catalog: Catalog) -> None:
+        self.path = path
+        self.store = Store(path)
+        self._catalog = catalog
+
+    @classmethod
+    def open(cls, path: str | Path, *, create: bool = False) -> Zoo:
+        """Open a zoo.
+
+        Args:
+            path: its folder.
+            create: make it if it does not exist; the folder must be new or empty then.
+
+        Raises:
+            BadArtefact: if there is no zoo, or it is damaged, or made by a newer version.
+            WeightgenError: if the disk refuses.
+        """
+        path = Path(path)
+        if not (path / FILE).is_file():
+            if not create:
+                what = "is empty" if path.is_dir() and not any(path.iterdir()) else "does not hold a zoo"
+                raise BadArtefact(f"{path} {what if path.exists() else 'does not exist'}", MAKE_ONE)
+            if path.exists() and not path.is_dir():
+                raise BadArtefact(f"{path} is a file, not a folder", "choose another folder")
+            if path.is_dir() and any(entry.name not in _OWN for entry in path.iterdir()):
+                raise BadArtefact(f"{path} holds other files and no zoo", "choose a new or empty folder")
+            Store(path).create()
+        return cls(path, Catalog(path / FILE, create=create))
+
+    def close(self) -> None:
+        """Close the catalogue; the zoo cannot be used afterwards."""
+        self._catalog.close()
+
+    def __enter__(self) -> Zoo:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Zoo.open, (self.path,)
+
+    def __len__(self) -> int:
+        return self._catalog.count()
+
+    def __iter__(self) -> Iterator[Record]:
+        return iter(self.records())
+
+    def __repr__(self) -> str:
+        return f"Zoo({str(self.path)!r})"
+
+    # adding
+
+    def add(
+        self,
+        weights: Weights,
+        *,
+        task: str | None = None,
+        description: str | None = None,
+        lineage: str | None = None,
+        split: str | None = None,
+        metrics: Mapping[str, float] | None = None,
+        license: str | None = None,
+        source: str | None = None,
+        extra_files: Mapping[str, bytes] | None = None,
+    ) -> tuple[Record, bool]:
+        """Add one network, head or adapter; arguments as in ``Entry``.
+
+        Returns:
+            The record and whether it is new; for a duplicate it is the record that was there.
+
+        Raises:
+            BadArtefact: if a value is NaN or infinite, or a tensor cannot be stored exactly.
+            UsageError: if the split or the name of an extra file is wrong.
+            WeightgenError: if the disk is full.
+        """
+        entry = Entry(weights, task, description, lineage, split, metrics, license, source, extra_files or {})
+        return self.add_many([entry])[0]
+
+    def add_many(self, entries: Iterable[Entry]) -> list[tuple[Record, bool]]:
+        """Add several entries at once: all are added, or none if this raises or the process dies.
+
+        Returns:
+            As ``add``, one for each entry, in order. They are on the disk when this returns.
+
+        Raises:
+            BadArtefact, UsageError, WeightgenError: as ``add``.
+        """
+        entries = list(entries)
+        for entry in entries:
+            check_entry(entry)
+        while True:
+            with self.store.batch() as batch:
+                blobs = [batch.put(entry.weights.tensors) for entry in entries]
+                extras = [{n: batch.put_bytes(data) for n, data in e.extra_files.items()} for e in entries]
+                batch.commit()
+            created = _now()
+            with contextlib.suppress(_Vanished), self._catalog.transaction():
+                return [
+                    self._insert(entry, blob, extra, created)
+                    for entry, blob, extra in zip(entries, blobs, extras, strict=True)
+                ]
+
+    def _insert(self, entry: Entry, blob: str, extra: dict[str, str], created: str) -> tuple[Record, bool]:
+        files = [self.store.path(blob), *(self.store.path(digest, BYTES) for digest in extra.values())]
+        if not all(file.exists() for file in files):
+            raise _Vanished  # another process removed the last entry that used it; write it again
+        layout = entry.weights.layout
+        about = (entry.task, entry.description, entry.lineage, entry.split, dict(entry.metrics or {}))
+        key = record_id(blob, layout.fingerprint)
+        record = Record(key, blob, layout, *about, entry.license, entry.source)
+        new = self._catalog.put_record(record, extra, created)
+        return (record, True) if new else (self._catalog.find(key), False)
+
+    def contains(self, weights: Weights) -> str | None:
+        """Id of the record with exactly these weights, or ``None``; writes nothing."""
+        key = record_id(hash_tensors(weights.tensors), weights.layout.fingerprint)
+        with contextlib.suppress(UsageError):
+            return self._catalog.find(key).id
+        return None
+
+    # reading
+
+    def records(
+        self,
+        *,
+        kind: str | None = None,
+        base_model: str | None = None,
+        task: str | None = None,
+        split: str | None = None,
+        lineage: str | None = None,
+        license: str | None = None,
+    ) -> list[Record]:
+        """Records that have all the given values, ordered by lineage, then id."""
+        values = (kind, base_model, task, split, lineage, license)
+        return self._catalog.records(dict(zip(FILTERS, values, strict=True)))
+
+    def get(self, id_or_prefix: str) -> Record:
+        """The record with this id or unique beginning of an id.
+
+        Raises:
+            UsageError: if none or several match.
+        """
+        return self._catalog.find(id_or_prefix)
+
+    def weights(self, record: Record, *, verify: bool = False) -> Weights:
+        """Load the weights of a record; large blobs are mapped into memory.
+
+        Args:
+            record: a record of this zoo.
+            verify: compute the hash of the blob first.
+
+        Raises:
+            BadArtefact: if the blob is missing or damaged.
+        """
+        return read_weights(self.store, record, verify=verify)
+
+    def extra_files(self, record: Record) -> dict[str, bytes]:
+        """The small files that came with a record, by file name.
+
+        Raises:
+            BadArtefact: if one is missing or damaged.
+        """
+        return {name: self.store.get_bytes(digest) for name, digest in self._catalog.extra(record.id).items()}
+
+    def export(self, id_or_prefix: str, out: str | Path, *, force: bool = False) -> list[Path]:
+        """Write the files of a record as its kind wrote them at the source, tensors bit for bit.
+
+        Args:
+            id_or_prefix: as in ``get``.
+            out: new or empty folder; for a record of a single file also a path that ends in ``.safetensors``.
+            force: write into a folder that is not empty, replacing files of the same names only.
+
+        Returns:
+            The paths written.
+
+        Raises:
+            UsageError: if ``out`` is in use, or the id is wrong.
+            BadArtefact: if the stored files are damaged.
+            WeightgenError: if the disk is full.
+        """
+        record = self.get(id_or_prefix)
+        weights, extra = self.weights(record, verify=True), self.extra_files(record)
+        return export_files(weights, extra, Path(out), force=force)
+
+    # changing
+
+    def remove(self, id_or_prefix: str) -> Record:
+        """Remove a record, and its blobs unless something else uses them.
+
+        Raises:
+            UsageError: if the id is wrong.
+        """
+        record = self.get(id_or_prefix)
+        extra = self._catalog.extra(record.id)
+        with self._catalog.transaction():
+            self._catalog.delete_record(record.id)
+        with self._catalog.transaction():  # no other process can add an entry between the question and the deletion
+            if record.blob not in self._catalog.blobs():
+                self.store.delete(record.blob)
+            for digest in set(extra.values()) - self._catalog.extra_blobs():
+                self.store.delete(digest, BYTES)
+        return record
+
+    def set_splits(self, splits: Mapping[str, str | None]) -> None:
+        """Assign records, by id, to splits in one transaction.
+
+        Raises:
+            UsageError: if a split or an id is unknown.
+        """
+        with self._catalog.transaction():
+            for key, split in splits.items():
+                check_split(split)
+                record = replace(self._catalog.find(key), split=split)
+                self._catalog.replace_record(record)
+
+    def record_failure(self, lineage: str, reason: str) -> None:
+        """Note that a member of the zoo could not be made, so that it is not forgotten."""
+        self._catalog.put_failure(lineage, reason, _now())
+
+    def failures(self) -> dict[str, str]:
+        """Reason of every recorded failure, by lineage."""
+        return self._catalog.failures()
+
+    # data sets, tasks, notes
+
+    def put_dataset(
+        self, name: str, tensors: Mapping[str, Tensor], *, description: str, license: str | None = None
+    ) -> None:
+        """Store the data that networks were trained on.
+
+        Args:
+            name: unique name.
+            tensors: arrays by name.
+            description: one sentence.
+            license: as stated by the source.
+
+        Raises:
+            UsageError: if other data have that name already.
+            BadArtefact: if a tensor cannot be stored.
+            WeightgenError: if the disk is full.
+        """
+        blob = self.store.put(tensors)
+        known = self._catalog.datasets().get(name, blob)
+        if known != blob:
+            raise UsageError(f"data set {name!r} is stored already with other content", "choose another name")
+        self._catalog.put_dataset(name, blob, description, license)
+
+    def dataset(self, name: str) -> dict[str, Tensor]:
+        """Arrays of a stored data set.
+
+        Raises:
+            UsageError: if there is none of that name.
+            BadArtefact: if it is damaged.
+        """
+        known = self._catalog.datasets()
+        if name not in known:
+            raise UsageError(f"no data set is named {name!r}", f"known are {', '.join(known) or 'none'}")
+        return self.store.get(known[name])
+
+    def dataset_names(self) -> list[str]:
+        """Names of the stored data sets, sorted."""
+        return list(self._catalog.datasets())
+
+    def put_tasks(self, tasks: Iterable[Task]) -> None:
+        """Store tasks in one transaction; a task of the same name is replaced.
+
+        Raises:
+            UsageError: if a split is unknown.
+        """
+        with self._catalog.transaction():
+            for task in tasks:
+                check_split(task.split)
+                self._catalog.put_task(task)
+
+    def tasks(self, split: str | None = None) -> list[Task]:
+        """Stored tasks, in the order they were added."""
+        return self._catalog.tasks(split)
+
+    def task(self, name: str) -> Task:
+        """Task by name.
+
+        Raises:
+            UsageError: if there is none of that name.
+        """
+        tasks = {task.name: task for task in self.tasks()}
+        if name not in tasks:
+            raise UsageError(f"no task is named {name!r}", f"known are {', '.join(tasks) or 'none'}")
+        return tasks[name]
+
+    def put_meta(self, key: str, value: Any) -> None:
+        """Keep a JSON value with the zoo, for example the recipe it was built from."""
+        self._catalog.put_meta(key, value)
+
+    def meta(self, key: str) -> Any:
+        """Value kept under a key, or ``None``."""
+        return self._catalog.meta(key)
+
+    # the whole
+
+    def stats(self) -> dict[str, Any]:
+        """Numbers of records, weights, bytes and more, for people to read."""
+        records = self.records()
+        kinds_found: dict[str, int] = {}
+        for record in records:
+            kinds_found[record.layout.kind] = kinds_found.get(record.layout.kind, 0) + 1
+        files = [file for file in self.store.blobs.rglob("*") if file.is_file()]
+        return {
+            "records": len(records),
+            "kinds": dict(sorted(kinds_found.items())),
+            "layouts": len({record.layout.fingerprint for record in records}),
+            "parameters": sum(record.layout.numel for record in records),
+            "blobs": len({record.blob for record in records}),
+            "bytes": sum(file.stat().st_size for file in files),
+            "tasks": len(self.tasks()),
+            "datasets": len(self.dataset_names()),
+            "failures": len(self.failures()),
+        }
+
+    def verify(self) -> list[str]:
+        """Read everything again and say what is wrong: an empty list means that every byte is as it was written."""
+        return find_problems(self._catalog, self.store)
+
+
+_OWN = {"blobs", "tmp", FILE, FILE + "-wal", FILE + "-shm", FILE + "-journal"}
+
+
+class _Vanished(Exception):
+    """A blob was removed between writing it and naming it."""
