@@ -37,7 +37,7 @@ Sets = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Change one value, e.g. train.steps=100; repeatable."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
-RecordId = Annotated[str, typer.Argument(metavar="ID", help="Identifier as shown by 'zoo ls'.")]
+RecordId = Annotated[str, typer.Argument(metavar="ID", help="Identifier as shown by 'zoo ls', or its beginning.")]
 
 
 @zoo_app.command("build")
@@ -55,7 +55,7 @@ def zoo_build(
 
 @zoo_app.command("collect")
 def zoo_collect(
-    sources: Annotated[list[Path], typer.Argument(metavar="SOURCE", help="Weight file, adapter, or folder of them.")],
+    sources: Annotated[list[str], typer.Argument(metavar="SOURCE", help="File, adapter, folder of them, or Hub id.")],
     zoo: ZooDir,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, write nothing.")] = False,
     as_json: Json = False,
@@ -105,7 +105,7 @@ def zoo_verify(zoo: ZooDir, as_json: Json = False) -> int:
 @zoo_app.command("export")
 def zoo_export(
     id: RecordId,
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="File or folder to write.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="New folder, or a .safetensors file.")],
     zoo: ZooDir,
     force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
     as_json: Json = False,

@@ -12,6 +12,7 @@ Each takes plain values, imports what it needs when it is called, returns one fr
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -42,8 +43,8 @@ def build_zoo(
         How many networks were added, skipped and failed.
 
     Raises:
-        UsageError: if the recipe cannot be used.
-        BadArtefact: if the folder holds a damaged zoo, or one of another recipe.
+        UsageError: if the recipe cannot be used, or the zoo was built with another one.
+        BadArtefact: if the folder holds something else or a damaged zoo.
     """
     from zoo.build import build
 
@@ -57,7 +58,7 @@ def collect_weights(
     """Read, check and store weights that exist already.
 
     Args:
-        sources: files, adapter folders, or folders of them.
+        sources: files, adapter folders, folders of them, or ids of the Hugging Face Hub.
         zoo: folder of the zoo, made if it does not exist.
         dry_run: check everything and write nothing.
         progress: told what is done.
@@ -67,7 +68,7 @@ def collect_weights(
 
     Raises:
         UsageError: if a source does not exist.
-        BadArtefact: if the folder holds a damaged zoo.
+        BadArtefact: if a source folder holds no weights, or ``zoo`` is a folder of something else or damaged.
     """
     from zoo.collect import collect
     from zoo.zoo import Zoo
@@ -76,11 +77,12 @@ def collect_weights(
         if progress is not None:
             progress("collect", done, total)
 
-    with Zoo.open(Path(zoo), create=not dry_run) as opened:
-        entries = collect([str(source) for source in sources], opened, dry_run=dry_run, on_progress=on_progress)
-    return CollectResult(
-        tuple(CollectedSource(str(e.path), e.status, e.id, e.kind, e.reason) for e in entries), dry_run
-    )
+    target = Path(zoo)
+    is_new = not target.exists() or (target.is_dir() and not any(target.iterdir()))
+    with contextlib.ExitStack() as stack:
+        opened = None if dry_run and is_new else stack.enter_context(Zoo.open(target, create=not dry_run))
+        entries = collect(sources, opened, dry_run=dry_run, on_progress=on_progress)
+    return CollectResult(tuple(CollectedSource(e.path, e.status, e.id, e.kind, e.reason) for e in entries), dry_run)
 
 
 def list_records(
@@ -121,13 +123,13 @@ def show_record(zoo: Path | str, id: str) -> ShowResult:
 
     Args:
         zoo: folder of the zoo.
-        id: identifier of the record.
+        id: identifier of the record, or a unique beginning of it.
 
     Returns:
         The record.
 
     Raises:
-        UsageError: if the zoo has no such record.
+        UsageError: if no record, or more than one, has such an identifier.
         BadArtefact: if there is no zoo in the folder.
     """
     from zoo.zoo import Zoo
@@ -151,8 +153,7 @@ def verify_zoo(zoo: Path | str) -> VerifyResult:
     from zoo.zoo import Zoo
 
     with Zoo.open(Path(zoo)) as opened:
-        problems = opened.verify()
-        return VerifyResult(Path(zoo), len(list(opened.records())), tuple(str(problem) for problem in problems))
+        return VerifyResult(Path(zoo), len(opened), tuple(opened.verify()))
 
 
 def export_record(zoo: Path | str, id: str, out: Path | str, force: bool = False) -> ExportResult:
@@ -160,18 +161,20 @@ def export_record(zoo: Path | str, id: str, out: Path | str, force: bool = False
 
     Args:
         zoo: folder of the zoo.
-        id: identifier of the record.
-        out: file or folder to write.
-        force: replace what is there.
+        id: identifier of the record, or a unique beginning of it.
+        out: new or empty folder, or a path that ends in ``.safetensors`` for a record of a single file.
+        force: write into a folder that is not empty, replacing files of the same names.
 
     Returns:
         The files that were written.
 
     Raises:
-        UsageError: if the zoo has no such record, or ``out`` exists and ``force`` is not given.
+        UsageError: if no record, or more than one, has such an identifier, or if ``out`` is in use and ``force`` is not
+            given.
         BadArtefact: if there is no zoo in the folder, or the stored weights are damaged.
     """
     from zoo.zoo import Zoo
 
     with Zoo.open(Path(zoo)) as opened:
-        return ExportResult(id, tuple(Path(path) for path in opened.export(id, Path(out), force=force)))
+        record = opened.get(id)
+        return ExportResult(record.id, tuple(opened.export(record.id, out, force=force)))

@@ -40,7 +40,7 @@ class BuildResult(JobResult):
         added: networks trained and stored by this run.
         skipped: networks that were there already.
         failed: networks whose training failed.
-        total: networks that the recipe asks for.
+        total: networks that the zoo holds now.
         seconds: wall time.
     """
 
@@ -53,8 +53,8 @@ class BuildResult(JobResult):
 
     def summary(self) -> str:
         return (
-            f"{self.zoo}: {self.added} of {self.total} networks added, {self.skipped} were there, "
-            f"{self.failed} failed, {self.seconds:.1f} s"
+            f"{self.zoo}: {self.added} networks added, {self.skipped} were there, {self.failed} failed, "
+            f"{self.total} in the zoo, {self.seconds:.1f} s"
         )
 
 
@@ -67,7 +67,7 @@ class CollectedSource:
         status: ``"added"``, ``"duplicate"`` or ``"refused"``.
         id: identifier in the zoo, if it has one.
         kind: kind of weights, if it was recognised.
-        reason: why it was refused, or what it is a duplicate of.
+        reason: why it was refused, or what was left aside.
     """
 
     path: str
@@ -187,7 +187,7 @@ class ExportResult(JobResult):
 
     Attributes:
         id: identifier of the exported record.
-        files: the files, in the format they came in.
+        files: the files, as they were at the source.
     """
 
     id: str
