@@ -4,7 +4,7 @@ The command line and the server are shells over these functions; call them from 
 
     from weightgen import jobs
     jobs.build_zoo("configs/digits.yaml", "runs/zoo")
-    print(jobs.list_records("runs/zoo", task="digits-01234").to_json())
+    print(jobs.list_records("runs/zoo", task="sklearn-digits/0-1-2-3-4").to_json())
 
 Each takes plain values, imports what it needs when it is called, returns one frozen result with ``to_json()`` and
 ``summary()``, and raises ``zoo.errors.WeightgenError`` for everything that a user can mend.
