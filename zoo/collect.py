@@ -85,6 +85,8 @@ def collect(
     """
     if zoo is None and not dry_run:
         raise UsageError("there is no zoo to collect into", "open one with Zoo.open(path, create=True)")
+    if zoo is not None and not dry_run:
+        zoo.sweep()
     items = [item for source in sources for item in _items(source)]
     results: dict[int, Collected] = {}
     batch: list[tuple[int, Entry, str | None]] = []

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from zoo import kinds
 from zoo.errors import UsageError
-from zoo.store import TENSORS, disk_errors, flush_folder
+from zoo.store import TENSORS, disk_errors, flush
 from zoo.types import Weights
 
 
@@ -52,5 +52,5 @@ def export_files(weights: Weights, extra_files: Mapping[str, bytes], out: Path, 
             else:
                 ready.rename(out)
                 written = [out / file.name for file in files]
-        flush_folder(out.parent)
+        flush(out.parent)
     return written

@@ -20,7 +20,7 @@ from zoo.catalog import FILE, FILTERS, Catalog
 from zoo.entry import Entry, check_entry, check_split
 from zoo.errors import BadArtefact, UsageError
 from zoo.export import export_files
-from zoo.store import BYTES, Store, hash_tensors, read_weights, record_id
+from zoo.store import BYTES, Store, disk_errors, hash_tensors, read_weights, record_id
 from zoo.types import Record, Task, Weights
 from zoo.verify import find_problems
 
@@ -359,6 +359,18 @@ class Zoo:
             "datasets": len(self.dataset_names()),
             "failures": len(self.failures()),
         }
+
+    def sweep(self) -> int:
+        """Remove temporary files of processes that died; returns how many there were.
+
+        Raises:
+            WeightgenError: if the disk refuses.
+        """
+        orphans = self.store.orphans()
+        with disk_errors(str(self.store.temporary)):
+            for path in orphans:
+                path.unlink(missing_ok=True)
+        return len(orphans)
 
     def verify(self) -> list[str]:
         """Read everything again and say what is wrong: an empty list means that every byte is as it was written."""
