@@ -1,0 +1,139 @@
+"""Generators on disk: safetensors and JSON, complete or not there at all.
+
+    config.json           generator, resolved config, versions, checksums of the other files
+    problem.json          layout, tokenizer statistics, shape of an example
+    model.safetensors     parameters and buffers
+    reference.safetensors alignment reference (only if networks were aligned)
+    history.json          losses and validation measurements, the tasks that were trained on
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from weightgen import __version__
+from weightgen.generators import Generator, Problem, generator_class
+from zoo import safefile
+from zoo.config import dump_config, parse_config
+from zoo.errors import BadArtefact, UsageError
+from zoo.tokens import Tokenizer
+from zoo.types import Layout
+
+FORMAT = 1
+CONFIG, PROBLEM, MODEL, REFERENCE, HISTORY = (
+    "config.json",
+    "problem.json",
+    "model.safetensors",
+    "reference.safetensors",
+    "history.json",
+)
+LIBRARIES = ("torch", "diffusers", "lightning", "safetensors")
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def save_generator(folder: Path, generator: Generator, history: Mapping[str, Any]) -> None:
+    """Write a generator; the folder appears complete or not at all.
+
+    Args:
+        folder: where; files of an older generator there are replaced.
+        generator: what to write.
+        history: JSON-serialisable account of the training.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as scratch:
+        side = Path(scratch) / "generator"
+        side.mkdir()
+        problem = generator.problem
+        safefile.save(side / MODEL, {k: v.contiguous() for k, v in generator.state_dict().items()})
+        if problem.reference is not None:
+            safefile.save(side / REFERENCE, {k: v.contiguous() for k, v in problem.reference.items()})
+        description = {
+            "layout": problem.layout.to_json(),
+            "tokenizer": problem.tokenizer.to_json(),
+            "input_shape": list(problem.input_shape),
+        }
+        (side / PROBLEM).write_text(json.dumps(description, indent=1))
+        (side / HISTORY).write_text(json.dumps(history, indent=1))
+        config = {
+            "format": FORMAT,
+            "generator": generator.name,
+            "config": dump_config(generator.config),
+            "versions": {"weightgen": __version__, **{lib: importlib.metadata.version(lib) for lib in LIBRARIES}},
+            "files": {path.name: _digest(path) for path in sorted(side.iterdir())},
+        }
+        (side / CONFIG).write_text(json.dumps(config, indent=1))
+        if folder.exists():
+            shutil.rmtree(folder)
+        side.rename(folder)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Read ``config.json`` of a generator folder and check that every file is there and unchanged.
+
+    Raises:
+        BadArtefact: if the folder is no generator, or a file is missing or damaged.
+    """
+    path = folder / CONFIG
+    if not path.is_file():
+        what = "does not exist" if not folder.exists() else "holds no generator (config.json is missing)"
+        raise BadArtefact(f"{folder} {what}", "make one with: weightgen train CONFIG --zoo DIR --out DIR")
+    config = _read_json(path)
+    if config.get("format") != FORMAT:
+        raise BadArtefact(
+            f"{folder} has the generator format {config.get('format')!r}, this version reads {FORMAT}",
+            "train it again, or use the version that made it",
+        )
+    for name, digest in config.get("files", {}).items():
+        if not (folder / name).is_file():
+            raise BadArtefact(f"{folder} lacks the file {name}", "copy the whole folder, or train it again")
+        if _digest(folder / name) != digest:
+            raise BadArtefact(f"{folder / name} is damaged (wrong checksum)", "copy it again, or train it again")
+    return config
+
+
+def load_generator(folder: Path | str) -> Generator:
+    """Load a trained generator.
+
+    Raises:
+        BadArtefact: if the folder is no generator, or a file is missing, damaged, or does not fit the others.
+    """
+    folder = Path(folder)
+    config = read_config(folder)
+    description = _read_json(folder / PROBLEM)
+    reference = safefile.load(folder / REFERENCE)[0] if (folder / REFERENCE).is_file() else None
+    try:
+        cls = generator_class(config["generator"])
+        parsed = parse_config(config["config"], cls.config_class, source=str(folder / CONFIG))
+        problem = Problem(
+            Layout.from_json(description["layout"]),
+            Tokenizer.from_json(description["tokenizer"]),
+            reference,
+            tuple(description["input_shape"]),
+        )
+        generator = cls(parsed, problem)
+        generator.load_state_dict(safefile.load(folder / MODEL)[0])
+    except (KeyError, RuntimeError, UsageError) as error:
+        raise BadArtefact(f"the files of {folder} do not fit each other ({error})", "train it again") from error
+    return generator.eval()
+
+
+def read_history(folder: Path | str) -> dict[str, Any]:
+    """Read the account of the training; see ``save_generator``."""
+    return _read_json(Path(folder) / HISTORY)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise BadArtefact(f"{path} cannot be read ({error})", "copy the folder again, or train it again") from None

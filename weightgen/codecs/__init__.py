@@ -1,0 +1,1 @@
+"""Codecs: weights as tokens to latents and back."""

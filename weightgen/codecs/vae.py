@@ -1,0 +1,122 @@
+"""A variational autoencoder over weight tokens (D2NWG, arXiv 2402.18153, section 3.1).
+
+Encoder and decoder are transformers, so every latent knows the whole network. Tokens are standardised by layer and
+role with mean and deviation of the training networks before the encoder and after the decoder; this is where the
+statistics that cost exactness live (the tokenizer itself is exact).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from weightgen.nn import PositionEmbedding, transformer
+from weightgen.types import Loss
+from zoo.config import StrictConfig
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
+    from torch import Tensor
+
+
+class VAEConfig(StrictConfig):
+    """Size of the autoencoder."""
+
+    latent: int = Field(16, ge=1, description="latent numbers a token")
+    width: int = Field(96, ge=8)
+    depth: int = Field(2, ge=1)
+    heads: int = Field(4, ge=1)
+    kl_weight: float = Field(1e-3, ge=0)
+
+
+class VAE(nn.Module):
+    """Maps the tokens of a network to as many latent vectors, and back."""
+
+    normal_mean: Tensor
+    normal_std: Tensor
+
+    def __init__(self, config: VAEConfig, token_width: int, positions: tuple[int, int, int, int]) -> None:
+        """Make encoder and decoder.
+
+        Args:
+            config: sizes.
+            token_width: values a token.
+            positions: number of layers, roles, rows and chunks that occur.
+        """
+        super().__init__()
+        self.config = config
+        self.position = PositionEmbedding(positions, config.width)
+        self.into = nn.Linear(token_width, config.width)
+        self.encoder = transformer(config.width, config.depth, config.heads)
+        self.to_latent = nn.Linear(config.width, 2 * config.latent)
+        self.from_latent = nn.Linear(config.latent, config.width)
+        self.decoder = transformer(config.width, config.depth, config.heads)
+        self.out = nn.Linear(config.width, token_width)
+        self.register_buffer("normal_mean", torch.zeros(positions[:2]))
+        self.register_buffer("normal_std", torch.ones(positions[:2]))
+
+    def fit_normal(
+        self, values: Float[Tensor, "n t d"], mask: Bool[Tensor, "t d"], position: Int[Tensor, "t 4"]
+    ) -> None:
+        """Measure mean and deviation of every (layer, role) on the training networks."""
+        for layer, role in position[:, :2].unique(dim=0).tolist():
+            here = (position[:, 0] == layer) & (position[:, 1] == role)
+            picked = values[:, here][:, mask[here]]
+            self.normal_mean[layer, role] = picked.mean()
+            self.normal_std[layer, role] = picked.std(correction=0).clamp(min=1e-6)
+
+    def _normal(self, position: Int[Tensor, "t 4"]) -> tuple[Tensor, Tensor]:
+        layer, role = position[:, 0], position[:, 1]
+        return self.normal_mean[layer, role][:, None], self.normal_std[layer, role][:, None]
+
+    def posterior(
+        self, values: Float[Tensor, "b t d"], mask: Bool[Tensor, "t d"], position: Int[Tensor, "t 4"]
+    ) -> tuple[Float[Tensor, "b t c"], Float[Tensor, "b t c"]]:
+        """Mean and log-variance of the latents of some networks."""
+        mean, std = self._normal(position)
+        hidden = self.into((values - mean) / std * mask) + self.position(position)
+        latent_mean, log_variance = self.to_latent(self.encoder(hidden)).chunk(2, -1)
+        return latent_mean, log_variance.clamp(-8.0, 4.0)
+
+    def encode(
+        self, values: Float[Tensor, "b t d"], mask: Bool[Tensor, "t d"], position: Int[Tensor, "t 4"]
+    ) -> Float[Tensor, "b t c"]:
+        """Posterior mean of the latents."""
+        return self.posterior(values, mask, position)[0]
+
+    def decode(
+        self, latent: Float[Tensor, "b t c"], mask: Bool[Tensor, "t d"], position: Int[Tensor, "t 4"]
+    ) -> Float[Tensor, "b t d"]:
+        """Tokens of the networks that the latents stand for, zero where masked."""
+        mean, std = self._normal(position)
+        hidden = self.decoder(self.from_latent(latent) + self.position(position))
+        return (self.out(hidden) * std + mean) * mask
+
+    def loss(
+        self,
+        values: Float[Tensor, "b t d"],
+        mask: Bool[Tensor, "t d"],
+        position: Int[Tensor, "t 4"],
+        generator: torch.Generator,
+    ) -> Loss:
+        """Squared error of standardised weights plus weighted KL divergence to a standard normal."""
+        latent_mean, log_variance = self.posterior(values, mask, position)
+        noise = torch.randn(latent_mean.shape, generator=generator)
+        decoded = self.decode(latent_mean + noise * (0.5 * log_variance).exp(), mask, position)
+        error = self.error(decoded, values, mask, position)
+        kl = 0.5 * (latent_mean.square() + log_variance.exp() - 1 - log_variance).mean()
+        return Loss(error + self.config.kl_weight * kl, {"reconstruction": error, "kl": kl})
+
+    def error(
+        self,
+        decoded: Float[Tensor, "b t d"],
+        values: Float[Tensor, "b t d"],
+        mask: Bool[Tensor, "t d"],
+        position: Int[Tensor, "t 4"],
+    ) -> Float[Tensor, ""]:
+        """Mean squared error in units of each (layer, role)'s variance; 1 is what predicting the mean gives."""
+        _, std = self._normal(position)
+        return (((decoded - values) / std).square() * mask).sum() / (mask.sum() * len(values))

@@ -1,0 +1,1 @@
+"""Conditioners: what the user knows about a task, as vectors."""

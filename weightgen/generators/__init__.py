@@ -1,0 +1,187 @@
+"""Generators: models that write weights.
+
+A generator is one file in this folder with a registered class. Training, checkpoints, evaluation and the command line
+know generators only through :class:`Generator`.
+"""
+
+from __future__ import annotations
+
+import abc
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from weightgen.types import Batch, Condition, Loss
+from zoo.config import StrictConfig
+from zoo.errors import UsageError
+from zoo.networks import architecture_of
+from zoo.tokens import Tokenizer
+from zoo.types import Layout, Weights
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+
+class StageConfig(StrictConfig):
+    """Optimisation of one training stage."""
+
+    steps: int = Field(500, ge=0, description="updates; 0 leaves the stage out")
+    batch_size: int = Field(64, ge=2)
+    lr: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.01, ge=0)
+    clip: float = Field(1.0, gt=0, description="largest gradient norm")
+    ema: float = Field(0.99, ge=0, lt=1, description="decay of the averaged weights that the stage ends with")
+
+
+class GeneratorConfig(StrictConfig):
+    """Fields that the config of every generator has."""
+
+    generator: str
+    seed: int = 0
+    token_width: int = Field(64, ge=1)
+    align: bool = Field(True, description="align hidden units of the zoo before learning from it")
+    shots: int = Field(10, ge=1, description="examples a class that a condition holds while training")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One phase of training.
+
+    Attributes:
+        name: unique in the generator.
+        config: optimisation.
+        loss: what to minimise.
+        trains: the submodules that learn; everything else stands still.
+        condition: whether batches need conditions.
+        queries: labelled examples a task that batches need for a behavioural loss.
+        judged_by: ``"reconstruct"`` or ``"sample"``: which ability validation measures after the stage.
+    """
+
+    name: str
+    config: StageConfig
+    loss: Callable[[Batch], Loss]
+    trains: tuple[nn.Module, ...]
+    condition: bool = False
+    queries: int = 0
+    judged_by: str = "sample"
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """What a generator is built for: the layout it writes, and the form of a condition.
+
+    Attributes:
+        layout: layout of the generated networks.
+        tokenizer: fitted on the train split.
+        reference: alignment reference in whose frame networks are generated, or ``None`` if not aligned.
+        input_shape: shape of one example.
+    """
+
+    layout: Layout
+    tokenizer: Tokenizer
+    reference: Mapping[str, Tensor] | None
+    input_shape: tuple[int, ...]
+
+
+class Generator(nn.Module, abc.ABC):
+    """Writes weights for tasks. Subclasses are final; see ``contract`` tests for what every one of them fulfils."""
+
+    name: ClassVar[str]
+    config_class: ClassVar[type[GeneratorConfig]]
+
+    def __init__(self, config: GeneratorConfig, problem: Problem) -> None:
+        """Keep config and problem; positions and mask of the layout become buffers."""
+        super().__init__()
+        self.config, self.problem = config, problem
+        mask, position = problem.tokenizer.template(problem.layout)
+        self.register_buffer("mask", mask, persistent=False)
+        self.register_buffer("position", position, persistent=False)
+        self.architecture = architecture_of(problem.layout)
+
+    mask: Tensor
+    position: Tensor
+
+    @abc.abstractmethod
+    def stages(self) -> Sequence[Stage]:
+        """Training stages in order."""
+
+    @abc.abstractmethod
+    def prepare(self, stage: str, values: Float[Tensor, "n t d"]) -> None:
+        """Measure statistics on the tokens of all training networks before a stage starts."""
+
+    @abc.abstractmethod
+    def reconstruct(self, values: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
+        """Encode and decode networks without noise."""
+
+    @abc.abstractmethod
+    def write(self, condition: Condition, generator: torch.Generator) -> Float[Tensor, "b t d"]:
+        """Tokens of one network for every task of a batch of conditions."""
+
+    @torch.no_grad()
+    def networks(self, condition: Condition, seed: int, candidates: int = 1) -> dict[str, Tensor]:
+        """Generate networks for a batch of tasks.
+
+        Args:
+            condition: ``b`` tasks.
+            seed: decides the result together with the condition.
+            candidates: networks a task.
+
+        Returns:
+            State dict whose values have the leading axes ``b`` and ``candidates``.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        values = self.write(condition.repeat(candidates), generator)
+        values = values.unflatten(0, (len(condition), candidates))
+        return self.problem.tokenizer.tensors(values, self.problem.layout)
+
+    def sample(self, condition: Condition, layout: Layout, n: int, seed: int) -> list[Weights]:
+        """Generate ``n`` networks for one task.
+
+        Args:
+            condition: a batch of one task.
+            layout: the layout wanted.
+            n: how many.
+            seed: decides the result.
+
+        Raises:
+            UsageError: if the generator cannot write this layout, or the condition is not exactly one task.
+        """
+        if layout.fingerprint != self.problem.layout.fingerprint:
+            raise UsageError(
+                f"the generator writes the layout {self.problem.layout.fingerprint[:12]}, not {layout.fingerprint[:12]}",
+                "train a generator on a zoo of the wanted layout",
+            )
+        if len(condition) != 1:
+            raise UsageError(f"one task is needed, the condition holds {len(condition)}")
+        tensors = self.networks(condition, seed, n)
+        return [Weights(layout, {k: v[0, i].contiguous() for k, v in tensors.items()}) for i in range(n)]
+
+
+_GENERATORS: dict[str, type[Generator]] = {}
+G = TypeVar("G", bound=type[Generator])
+
+
+def register_generator(cls: G) -> G:
+    """Class decorator that makes a generator available under its name."""
+    _GENERATORS[cls.name] = cls
+    return cls
+
+
+def generator_class(name: Any) -> type[Generator]:
+    """Look a generator up.
+
+    Raises:
+        UsageError: if there is none of that name.
+    """
+    for module in pkgutil.iter_modules(__path__):
+        importlib.import_module(f"{__name__}.{module.name}")
+    if name not in _GENERATORS:
+        raise UsageError(f"unknown generator {name!r}", f"choose one of {', '.join(sorted(_GENERATORS))}")
+    return _GENERATORS[name]

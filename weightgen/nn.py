@@ -1,0 +1,95 @@
+"""Building blocks shared by codecs, conditioners and generators."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from diffusers.models.attention import BasicTransformerBlock
+from diffusers.models.embeddings import TimestepEmbedding, get_timestep_embedding
+from torch import nn
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
+    from torch import Tensor
+
+
+def transformer(width: int, depth: int, heads: int) -> nn.TransformerEncoder:
+    """Pre-norm transformer encoder without dropout, feed-forward layers of twice the width."""
+    layer = nn.TransformerEncoderLayer(
+        width, heads, 2 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+    )
+    return nn.TransformerEncoder(layer, depth, norm=nn.LayerNorm(width), enable_nested_tensor=False)
+
+
+class PositionEmbedding(nn.Module):
+    """Sum of learned embeddings of a token's layer, role, row and chunk."""
+
+    def __init__(self, sizes: Sequence[int], width: int) -> None:
+        """Make one table a coordinate; ``sizes`` holds the number of entries of each."""
+        super().__init__()
+        self.tables = nn.ModuleList(nn.Embedding(size, width) for size in sizes)
+        for table in self.tables:
+            nn.init.normal_(table.weight, std=0.1)
+
+    def forward(self, position: Int[Tensor, "*b t 4"]) -> Float[Tensor, "*b t h"]:
+        """Embed positions."""
+        parts = [table(position[..., i]) for i, table in enumerate(self.tables)]
+        return torch.stack(parts).sum(0)
+
+
+class AttentionPool(nn.Module):
+    """Learned query that attends to a set: pooling by multi-head attention (Set Transformer, arXiv 1810.00825)."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        """Make one query of the given width."""
+        super().__init__()
+        self.query = nn.Parameter(torch.randn(1, 1, width) * 0.02)
+        self.attention = nn.MultiheadAttention(width, heads, batch_first=True)
+
+    def forward(self, items: Float[Tensor, "b n h"], mask: Bool[Tensor, "b n"]) -> Float[Tensor, "b h"]:
+        """Pool the items where ``mask`` is true; every row needs at least one."""
+        query = self.query.expand(len(items), -1, -1)
+        pooled, _ = self.attention(query, items, items, key_padding_mask=~mask, need_weights=False)
+        weight = mask.to(items.dtype)[..., None]
+        return pooled[:, 0] + (items * weight).sum(1) / weight.sum(1)
+
+
+class ConditionedTransformer(nn.Module):
+    """Transformer whose tokens attend to each other and to condition tokens, modulated by a time step (DiT)."""
+
+    def __init__(self, width: int, depth: int, heads: int) -> None:
+        """Make ``depth`` blocks of diffusers' transformer with a single adaptive norm (PixArt-alpha, 2310.00426)."""
+        super().__init__()
+        self.width = width
+        self.time = nn.Sequential(TimestepEmbedding(width, width), nn.SiLU(), nn.Linear(width, 6 * width))
+        self.blocks = nn.ModuleList(
+            BasicTransformerBlock(
+                width,
+                heads,
+                width // heads,
+                cross_attention_dim=width,
+                norm_type="ada_norm_single",
+                activation_fn="gelu",
+                attention_bias=True,
+                ff_inner_dim=2 * width,
+            )
+            for _ in range(depth)
+        )
+        self.norm = nn.LayerNorm(width)
+
+    def forward(
+        self, tokens: Float[Tensor, "b t h"], time: Int[Tensor, " b"], condition: Float[Tensor, "b c h"]
+    ) -> Float[Tensor, "b t h"]:
+        """Run the blocks.
+
+        Args:
+            tokens: input tokens, positions added.
+            time: diffusion time step of each row.
+            condition: tokens to attend to.
+        """
+        modulation = self.time(get_timestep_embedding(time, self.width, flip_sin_to_cos=True))
+        for block in self.blocks:
+            tokens = block(tokens, encoder_hidden_states=condition, timestep=modulation)
+        return self.norm(tokens)

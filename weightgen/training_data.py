@@ -1,0 +1,116 @@
+"""A zoo, seen by the trainer: batches of networks with conditions and queries of their tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from weightgen.generators import Generator, GeneratorConfig, Problem, Stage
+from weightgen.types import Batch, Condition, Queries
+from zoo.build.sources import TRAIN, VAL
+from zoo.build.vectorised import seed_of
+from zoo.datasets import ExampleBank, Members, bank_of, load_members, reference_of
+from zoo.networks import logits_many
+from zoo.split import check_splits
+from zoo.tokens import Tokenizer
+from zoo.types import Task
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+    from torch import Tensor
+
+    from zoo.zoo import Zoo
+
+
+def _tokens(members: Members, tokenizer: Tokenizer) -> Float[Tensor, "n t d"]:
+    return torch.stack([tokenizer.encode(weights).values for weights in members.weights()])
+
+
+def _tasks_of(zoo: Zoo, members: Members) -> tuple[list[Task], Int[Tensor, " n"]]:
+    """Distinct tasks of some members, and the number of each member's task."""
+    names = sorted({record.task for record in members.records if record.task is not None})
+    number = {name: i for i, name in enumerate(names)}
+    return [zoo.task(name) for name in names], torch.tensor([number[r.task] for r in members.records if r.task])
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """One split of a zoo, in the frame of the problem.
+
+    Attributes:
+        members: networks (aligned, if the generator wants them so).
+        values: their tokens.
+        tasks: distinct tasks.
+        task_of: number of each member's task.
+    """
+
+    members: Members
+    values: Float[Tensor, "n t d"]
+    tasks: Sequence[Task]
+    task_of: Int[Tensor, " n"]
+
+
+class TrainingData:
+    """Train and validation split of a zoo, ready for a generator. The test split is never read here."""
+
+    def __init__(self, zoo: Zoo, config: GeneratorConfig) -> None:
+        """Load, align and tokenise.
+
+        Raises:
+            BadArtefact: if the zoo has no train or validation split, or a relative crosses splits.
+        """
+        check_splits(zoo.records())
+        train, val = load_members(zoo, "train"), load_members(zoo, "val")
+        reference = reference_of(train) if config.align else None
+        if reference is not None:
+            train, val = train.aligned(reference), val.aligned(reference)
+        tokenizer = Tokenizer.fit(train.weights(), config.token_width)
+        self.train = Split(train, _tokens(train, tokenizer), *_tasks_of(zoo, train))
+        self.val = Split(val, _tokens(val, tokenizer), *_tasks_of(zoo, val))
+        self.config = config
+        self._bank = bank_of(zoo, self.train.tasks, TRAIN)
+        self._val_support = bank_of(zoo, self.val.tasks, TRAIN)
+        self._val_bank: ExampleBank = bank_of(zoo, self.val.tasks, VAL)
+        self.problem = Problem(train.layout, tokenizer, reference, tuple(self._bank.x.shape[1:]))
+
+    def batch(self, stage: Stage, step: int) -> Batch:
+        """The batch of one step; the same whenever it is asked for."""
+        seed = seed_of(self.config.seed, stage.name, step)
+        generator = torch.Generator().manual_seed(seed)
+        pick = torch.randint(len(self.train.values), (stage.config.batch_size,), generator=generator)
+        task = self.train.task_of[pick]
+        condition = Condition(self._bank.support(task, self.config.shots, generator)) if stage.condition else None
+        queries = Queries(*self._bank.queries(task, stage.queries, generator)) if stage.queries else None
+        return Batch(self.train.values[pick], task, seed, condition, queries)
+
+    @torch.no_grad()
+    def validate(self, generator: Generator, ability: str, rounds: int = 3) -> float:
+        """Mean accuracy, on validation images of held-out validation tasks, of networks from the generator.
+
+        Args:
+            generator: the model.
+            ability: ``"reconstruct"`` (encode and decode validation networks) or ``"sample"`` (generate for the
+                validation tasks from training images of their classes).
+            rounds: independent draws of condition and noise; only for ``"sample"``.
+        """
+        if ability == "reconstruct":
+            return self._accuracy(generator, generator.reconstruct(self.val.values), self.val.task_of)
+        tasks = torch.arange(len(self.val.tasks))
+        scores = []
+        for i in range(rounds):
+            rng = torch.Generator().manual_seed(seed_of(self.config.seed, "validate", i))
+            condition = Condition(self._val_support.support(tasks, self.config.shots, rng))
+            scores.append(self._accuracy(generator, generator.write(condition, rng), tasks))
+        return sum(scores) / len(scores)
+
+    def _accuracy(self, generator: Generator, values: Float[Tensor, "n t d"], task_of: Int[Tensor, " n"]) -> float:
+        tensors = self.problem.tokenizer.tensors(values, self.problem.layout)
+        total = 0.0
+        for i, task in enumerate(task_of.tolist()):
+            x, y = self._val_bank.all(task)
+            logits = logits_many(generator.architecture, {k: v[i : i + 1] for k, v in tensors.items()}, x[None])[0]
+            total += (logits.argmax(-1) == y).float().mean().item()
+        return total / len(task_of)

@@ -1,0 +1,87 @@
+"""Network families the toolkit can run: how to build one, and which of its axes may be permuted together.
+
+An architecture is a JSON mapping with a ``family`` and that family's own fields, for example
+``{"family": "mlp", "sizes": [64, 16, 5], "activation": "tanh"}``. It is stored in ``Layout.config["architecture"]``.
+Adding a family is one new file in this folder with a registered class.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from zoo.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Architecture = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class UnitGroup:
+    """Axes that index one and the same set of hidden units.
+
+    Permuting all of them alike leaves the network's function unchanged. If ``odd`` is true, the units pass
+    through an odd activation, and flipping the sign of a unit on every axis leaves it unchanged too.
+
+    Attributes:
+        axes: pairs of tensor name and axis.
+        size: number of units.
+        odd: whether the sign of a unit is free.
+    """
+
+    axes: tuple[tuple[str, int], ...]
+    size: int
+    odd: bool
+
+
+class Family(Protocol):
+    """What a registered family provides, as static methods."""
+
+    @staticmethod
+    def build(architecture: Architecture) -> nn.Module:
+        """Return a freshly initialised module whose state dict is the network."""
+        ...
+
+    @staticmethod
+    def groups(architecture: Architecture) -> tuple[UnitGroup, ...]:
+        """Return the groups of interchangeable hidden units."""
+        ...
+
+    @staticmethod
+    def describe(architecture: Architecture) -> str:
+        """Return one short phrase for people and text encoders."""
+        ...
+
+
+_FAMILIES: dict[str, type[Family]] = {}
+F = TypeVar("F", bound=type)
+
+
+def register_family(name: str) -> Callable[[F], F]:
+    """Class decorator that makes a family available under ``name``."""
+
+    def register(cls: F) -> F:
+        _FAMILIES[name] = cls
+        return cls
+
+    return register
+
+
+def family(architecture: Architecture) -> type[Family]:
+    """Return the family class of an architecture.
+
+    Raises:
+        UsageError: if the family is missing or unknown.
+    """
+    if not _FAMILIES:
+        for module in pkgutil.iter_modules(__path__):
+            importlib.import_module(f"{__name__}.{module.name}")
+    name = architecture.get("family")
+    if name not in _FAMILIES:
+        raise UsageError(f"unknown network family {name!r}", f"known families: {', '.join(sorted(_FAMILIES))}")
+    return _FAMILIES[name]

@@ -1,0 +1,144 @@
+"""Recipe: networks that tell a few classes of a labelled data set apart, one task a subset of the classes.
+
+Every member starts from its own random initialisation, so members of one task are no copies of each other. The
+data set is split once into train, validation and test examples before any task is made.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from pydantic import Field
+
+from zoo.build.registry import Member, Recipe, register_recipe
+from zoo.build.sources import TRAIN, VAL, LabelledData, load_source
+from zoo.build.vectorised import TrainingConfig, accuracies, seed_of, train_many
+from zoo.config import StrictConfig
+from zoo.errors import UsageError
+from zoo.kinds.dense import from_state_dict
+from zoo.split import split_tasks
+from zoo.tasks import TaskData
+from zoo.types import Task
+
+if TYPE_CHECKING:
+    from zoo.architectures import Architecture
+
+
+class DataConfig(StrictConfig):
+    """Which data set, and how its examples are split."""
+
+    source: str = "sklearn-digits"
+    validation: float = Field(0.15, gt=0, lt=1)
+    test: float = Field(0.25, gt=0, lt=1)
+
+
+class SubsetConfig(StrictConfig):
+    """Size of a task, and how many whole tasks are held out."""
+
+    classes: int = Field(5, ge=2)
+    held_out: int = Field(50, ge=1)
+    validation: int = Field(20, ge=1)
+
+
+class NetworkConfig(StrictConfig):
+    """A multi-layer perceptron; inputs and outputs follow from the data."""
+
+    hidden: list[int] = Field([16], min_length=1)
+    activation: Literal["tanh", "relu", "gelu"] = "tanh"
+
+
+class ClassSubsetsConfig(StrictConfig):
+    """The recipe ``class_subsets``."""
+
+    recipe: Literal["class_subsets"] = "class_subsets"
+    seed: int = 0
+    data: DataConfig = DataConfig()
+    tasks: SubsetConfig = SubsetConfig()
+    network: NetworkConfig = NetworkConfig()
+    members_per_task: int = Field(2, ge=1)
+    training: TrainingConfig = TrainingConfig()
+
+
+@register_recipe("class_subsets", ClassSubsetsConfig)
+class ClassSubsets(Recipe):
+    """All subsets of a fixed number of classes, several independently initialised networks each."""
+
+    def __init__(self, config: ClassSubsetsConfig) -> None:
+        self.config = config
+        self.data: LabelledData = load_source(
+            config.data.source, config.data.validation, config.data.test, seed_of(config.seed, "examples") % 2**32
+        )
+        available = len(self.data.class_names)
+        if config.tasks.classes > available:
+            raise UsageError(
+                f"tasks.classes is {config.tasks.classes}, {self.data.name} has {available} classes", "lower it"
+            )
+        self._tasks = {task.name: task for task in self._make_tasks()}
+
+    @property
+    def architecture(self) -> Architecture:
+        """The network that every member has."""
+        network = self.config.network
+        sizes = [self.data.x[0].numel(), *network.hidden, self.config.tasks.classes]
+        return {"family": "mlp", "sizes": sizes, "activation": network.activation}
+
+    def _make_tasks(self) -> Iterator[Task]:
+        names = self.data.class_names
+        subsets = list(itertools.combinations(range(len(names)), self.config.tasks.classes))
+        titles = {subset: f"{self.data.name}/{'-'.join(names[c] for c in subset)}" for subset in subsets}
+        splits = split_tasks(
+            list(titles.values()),
+            test=self.config.tasks.held_out,
+            val=self.config.tasks.validation,
+            seed=seed_of(self.config.seed, "tasks"),
+        )
+        for subset, title in titles.items():
+            chosen = tuple(names[c] for c in subset)
+            text = f"tell {', '.join(chosen[:-1])} and {chosen[-1]} apart ({self.data.description})"
+            yield Task(title, text, self.data.name, subset, chosen, splits[title])
+
+    def tasks(self) -> Sequence[Task]:
+        """All subsets, each with its split."""
+        return list(self._tasks.values())
+
+    def members(self) -> Sequence[tuple[str, str]]:
+        """Pairs of lineage and task: ``<task>/seed<k>``."""
+        return [
+            (f"{name}/seed{k}", name) for name in self._tasks for k in range(self.config.members_per_task)
+        ]
+
+    def train(self, members: Sequence[tuple[str, str]]) -> Iterator[Member]:
+        """Train the given members together; each is the same whatever its neighbours are."""
+        views = [TaskData.select(self.data.tensors(), self._tasks[name].classes) for _, name in members]
+        steps = self._steps()
+        stacked = train_many(
+            self.architecture,
+            [v.part(TRAIN)[0] for v in views],
+            [v.part(TRAIN)[1] for v in views],
+            [seed_of(self.config.seed, lineage) for lineage, _ in members],
+            self.config.training,
+            steps=steps,
+        )
+        scores = {
+            f"{label}_accuracy": accuracies(
+                self.architecture, stacked, [v.part(p)[0] for v in views], [v.part(p)[1] for v in views]
+            )
+            for label, p in (("train", TRAIN), ("val", VAL))
+        }
+        for i, (lineage, name) in enumerate(members):
+            state = {key: value[i].clone() for key, value in stacked.items()}
+            metrics = {key: round(value[i].item(), 6) for key, value in scores.items()}
+            if not all(bool(torch.isfinite(t).all()) for t in state.values()):
+                yield Member(lineage, self._tasks[name], None, metrics, "training diverged (non-finite weights)")
+            else:
+                weights = from_state_dict(state, architecture=self.architecture)
+                yield Member(lineage, self._tasks[name], weights, metrics, None)
+
+    def _steps(self) -> int:
+        """Updates of every member: epochs over the mean size of a task, the same for all."""
+        share = self.config.tasks.classes / len(self.data.class_names)
+        size = int((self.data.part == TRAIN).sum()) * share
+        return max(1, round(self.config.training.epochs * size / self.config.training.batch_size))

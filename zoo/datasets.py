@@ -1,0 +1,189 @@
+"""From a zoo to tensors for training: aligned networks, and examples of their tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from zoo.architectures import family
+from zoo.errors import BadArtefact, UsageError
+from zoo.networks import architecture_of
+from zoo.symmetry import align, fit_reference
+from zoo.types import Layout, Record, Task, Weights
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
+    from torch import Tensor
+
+    from zoo.zoo import Zoo
+
+
+@dataclass(frozen=True, eq=False)
+class Members:
+    """The networks of one layout and one split, stacked.
+
+    Attributes:
+        layout: shared by all.
+        records: catalogue rows, in the order of the first axis.
+        tensors: state dict whose values have a leading axis over members.
+    """
+
+    layout: Layout
+    records: tuple[Record, ...]
+    tensors: Mapping[str, Tensor]
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def one(self, index: int) -> dict[str, Tensor]:
+        """State dict of one member."""
+        return {name: value[index] for name, value in self.tensors.items()}
+
+    def aligned(self, reference: Mapping[str, Tensor]) -> Members:
+        """The same networks with their hidden units moved onto those of a reference."""
+        groups = family(architecture_of(self.layout)).groups(architecture_of(self.layout))
+        moved = [align(self.one(i), reference, groups) for i in range(len(self))]
+        return Members(self.layout, self.records, {n: torch.stack([m[n] for m in moved]) for n in reference})
+
+    def weights(self) -> list[Weights]:
+        """The members one by one."""
+        return [Weights(self.layout, self.one(i)) for i in range(len(self))]
+
+
+def load_members(zoo: Zoo, split: str) -> Members:
+    """Read all dense networks of a split.
+
+    Raises:
+        BadArtefact: if there is none, or if they have several layouts.
+    """
+    records = zoo.records(kind="dense", split=split)
+    if not records:
+        raise BadArtefact(f"the zoo {zoo.path} has no networks in the split {split!r}", "build or collect some first")
+    layouts = {record.layout.fingerprint for record in records}
+    if len(layouts) > 1:
+        raise BadArtefact(
+            f"the split {split!r} of the zoo {zoo.path} holds {len(layouts)} layouts", "train on a zoo of one layout"
+        )
+    networks = [zoo.weights(record).tensors for record in records]
+    stacked = {name: torch.stack([network[name] for network in networks]) for name in networks[0]}
+    return Members(records[0].layout, tuple(records), stacked)
+
+
+def reference_of(members: Members) -> dict[str, Tensor]:
+    """Alignment reference fitted on these members; see ``zoo.symmetry.fit_reference``."""
+    architecture = architecture_of(members.layout)
+    return fit_reference([members.one(i) for i in range(len(members))], family(architecture).groups(architecture))
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """Labelled examples of a batch of tasks, grouped by class; the order inside a class means nothing.
+
+    Attributes:
+        x: inputs, zero where masked.
+        mask: true where there is an example.
+    """
+
+    x: Float[Tensor, "b c n ..."]
+    mask: Bool[Tensor, "b c n"]
+
+    @classmethod
+    def group(cls, x: Float[Tensor, "n ..."], y: Int[Tensor, " n"], classes: int | None = None) -> Examples:
+        """Group the labelled examples of one task.
+
+        Args:
+            x: inputs.
+            y: labels ``0 .. classes - 1``.
+            classes: number of classes; by default one more than the largest label.
+
+        Raises:
+            UsageError: if a class has no example, or a label lies outside the range.
+        """
+        count = int(y.max()) + 1 if classes is None else classes
+        sizes = torch.bincount(y.long().clamp(min=0), minlength=count)
+        if int(y.min()) < 0 or len(sizes) > count:
+            raise UsageError(f"labels must be 0 .. {count - 1}, got {int(y.min())} .. {int(y.max())}")
+        if int(sizes.min()) == 0:
+            raise UsageError(
+                f"class {int(sizes.argmin())} of {count} has no example", "give at least one example of every class"
+            )
+        mask = torch.arange(int(sizes.max())) < sizes[:, None]
+        grouped = torch.zeros(*mask.shape, *x.shape[1:], dtype=x.dtype)
+        for c in range(count):
+            grouped[c, : sizes[c]] = x[y == c]
+        return cls(grouped[None], mask[None])
+
+    def flat(self, index: int = 0) -> tuple[Float[Tensor, "n ..."], Int[Tensor, " n"]]:
+        """Inputs and labels of one task as a plain list."""
+        label = torch.arange(self.mask.shape[1])[:, None].expand_as(self.mask[index])
+        return self.x[index][self.mask[index]], label[self.mask[index]]
+
+
+class ExampleBank:
+    """Draws random examples of many tasks at once from one part (train, validation, test) of their data set."""
+
+    def __init__(self, dataset: Mapping[str, Tensor], tasks: Sequence[Task], part: int) -> None:
+        """Index the examples.
+
+        Args:
+            dataset: ``x``, ``y`` and ``part`` of the data set.
+            tasks: tasks on it, all with the same number of classes.
+            part: 0 train, 1 validation, 2 test.
+
+        Raises:
+            UsageError: if tasks differ in their number of classes, or a class has no example in this part.
+        """
+        if len({len(task.classes) for task in tasks}) > 1:
+            raise UsageError("tasks with different numbers of classes cannot share a batch")
+        keep = dataset["part"] == part
+        self.x = dataset["x"][keep].float()
+        labels = dataset["y"][keep].long()
+        self.tasks = tuple(tasks)
+        self.classes = torch.tensor([task.classes for task in tasks])  # tasks c
+        sizes = torch.bincount(labels, minlength=int(labels.max()) + 1)
+        if int(sizes[self.classes.unique()].min()) == 0:
+            raise UsageError("a class has no example in this part of the data set", "give it a larger share")
+        self.sizes = sizes
+        self.index = torch.zeros(len(sizes), int(sizes.max()), dtype=torch.long)
+        for c in range(len(sizes)):
+            self.index[c, : sizes[c]] = torch.nonzero(labels == c).flatten()
+
+    def support(self, tasks: Int[Tensor, " b"], shots: int, generator: torch.Generator) -> Examples:
+        """Draw ``shots`` distinct examples of every class of the given tasks (all, where a class has fewer)."""
+        classes = self.classes[tasks]  # b c
+        valid = torch.arange(self.index.shape[1]) < self.sizes[classes][..., None]  # b c n
+        order = torch.rand(valid.shape, generator=generator).masked_fill(~valid, 2.0).argsort(-1)[..., :shots]
+        mask = valid.gather(-1, order)
+        x = self.x[self.index[classes].gather(-1, order)]
+        return Examples(x * mask.view(*mask.shape, *[1] * (x.ndim - 3)), mask)
+
+    def queries(
+        self, tasks: Int[Tensor, " b"], count: int, generator: torch.Generator
+    ) -> tuple[Float[Tensor, "b q ..."], Int[Tensor, "b q"]]:
+        """Draw ``count`` labelled examples a task: a uniform class, then a uniform example of it."""
+        classes = self.classes[tasks]
+        y = torch.randint(classes.shape[1], (len(tasks), count), generator=generator)
+        digit = classes.gather(1, y)
+        pick = (torch.rand(y.shape, generator=generator) * self.sizes[digit]).long()
+        return self.x[self.index[digit, pick]], y
+
+    def all(self, task: int) -> tuple[Float[Tensor, "n ..."], Int[Tensor, " n"]]:
+        """Every example of one task with its label."""
+        rows = [self.index[c, : self.sizes[c]] for c in self.classes[task]]
+        y = torch.cat([torch.full((len(row),), i) for i, row in enumerate(rows)])
+        return self.x[torch.cat(rows)], y
+
+
+def bank_of(zoo: Zoo, tasks: Sequence[Task], part: int) -> ExampleBank:
+    """Example bank over tasks that share one stored data set.
+
+    Raises:
+        BadArtefact: if there is no task, or the tasks refer to several data sets.
+    """
+    names = {task.dataset for task in tasks}
+    if len(names) != 1:
+        raise BadArtefact(f"the tasks refer to {len(names)} data sets, one is needed", "rebuild the zoo")
+    return ExampleBank(zoo.dataset(names.pop()), tasks, part)

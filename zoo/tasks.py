@@ -1,0 +1,42 @@
+"""The examples of a task: a selection of the classes of a stored data set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+    from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class TaskData:
+    """Examples of one task; labels count the task's own classes.
+
+    Attributes:
+        x: inputs.
+        y: class of each example, ``0 .. number of classes - 1``.
+        parts: 0 train, 1 validation, 2 test.
+    """
+
+    x: Float[Tensor, "n ..."]
+    y: Int[Tensor, " n"]
+    parts: Int[Tensor, " n"]
+
+    @classmethod
+    def select(cls, dataset: Mapping[str, Tensor], classes: Sequence[int]) -> TaskData:
+        """Keep the examples of some classes of a data set with the tensors ``x``, ``y`` and ``part``."""
+        index = torch.full((int(dataset["y"].max()) + 1,), -1)
+        index[torch.tensor(classes)] = torch.arange(len(classes))
+        label = index[dataset["y"].long()]
+        keep = label >= 0
+        return cls(dataset["x"][keep], label[keep], dataset["part"][keep])
+
+    def part(self, number: int) -> tuple[Float[Tensor, "n ..."], Int[Tensor, " n"]]:
+        """Inputs and labels of the train (0), validation (1) or test (2) examples."""
+        keep = self.parts == number
+        return self.x[keep], self.y[keep]

@@ -1,0 +1,191 @@
+"""Weights as tokens: rows of tensors, cut into pieces of one width, scaled, and never losing a bit.
+
+A tensor ``[r, ...]`` is read as ``r`` rows; a vector or scalar is one row. Each row is cut into chunks of ``width``
+values, the last one padded and masked. A token's position says which layer, role, row and chunk it is.
+
+Scaling divides by the power of two nearest to the root mean square of the layer's role (measured on the train split
+only), so standardised values have a root mean square between 0.7 and 1.5 while division and multiplication are exact
+in floating point: ``decode(encode(w))`` returns the very same bits. Statistics that need rounding (means) belong to
+the codecs, which are lossy anyway.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+
+from zoo.errors import BadArtefact, UsageError
+from zoo.types import Layout, TensorSpec, Tokens, Weights
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Int
+    from torch import Tensor
+
+TORCH_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+}
+EXACT_DTYPES = tuple(name for name in TORCH_DTYPES if name != "F64")
+
+
+def _rows(spec: TensorSpec) -> tuple[int, int]:
+    """Return (number of rows, values a row) of a tensor."""
+    if len(spec.shape) < 2:
+        return 1, spec.numel
+    return spec.shape[0], spec.numel // max(spec.shape[0], 1)
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """Translates weights of any layout whose roles it knows to tokens and back.
+
+    Attributes:
+        width: values a token.
+        roles: role names; the index is the role's number in positions.
+        exponents: scale of a role as a power of two, under ``"role"`` (any layer) and ``"layer/role"``.
+    """
+
+    width: int
+    roles: tuple[str, ...]
+    exponents: Mapping[str, int]
+
+    @classmethod
+    def fit(cls, weights: Iterable[Weights], width: int) -> Tokenizer:
+        """Measure scales on networks of the train split.
+
+        Args:
+            weights: the training networks; each tensor is visited once.
+            width: values a token, at least 1.
+
+        Raises:
+            UsageError: if there is no network or the width is not positive.
+        """
+        if width < 1:
+            raise UsageError(f"token width must be at least 1, got {width}")
+        sums: dict[str, tuple[float, int]] = {}
+        roles: dict[str, None] = {}
+        for one in weights:
+            for spec in one.layout.tensors:
+                roles.setdefault(spec.role)
+                power = one.tensors[spec.name].double().square().sum().item()
+                for key in (spec.role, f"{spec.layer}/{spec.role}"):
+                    total, count = sums.get(key, (0.0, 0))
+                    sums[key] = (total + power, count + spec.numel)
+        if not sums:
+            raise UsageError("cannot fit a tokenizer on no networks", "build or collect a zoo with a train split first")
+        exponents = {k: round(0.5 * math.log2(t / n)) if t > 0 else 0 for k, (t, n) in sums.items()}
+        return cls(width, tuple(roles), exponents)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON form; ``from_json`` is its inverse."""
+        return {"width": self.width, "roles": list(self.roles), "exponents": dict(self.exponents)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Tokenizer:
+        """Rebuild a tokenizer from ``to_json``.
+
+        Raises:
+            BadArtefact: if a field is missing.
+        """
+        try:
+            return cls(int(data["width"]), tuple(data["roles"]), dict(data["exponents"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise BadArtefact(f"tokenizer statistics are damaged ({error!r})", "train the generator again") from None
+
+    def _scale(self, spec: TensorSpec) -> float:
+        exponent = self.exponents.get(f"{spec.layer}/{spec.role}", self.exponents.get(spec.role))
+        if exponent is None:
+            raise UsageError(
+                f"tensor {spec.name!r} has the role {spec.role!r}, which the tokenizer has not seen",
+                f"known roles: {', '.join(self.roles)}; fit the tokenizer on a zoo that has this role",
+            )
+        return 2.0**exponent
+
+    def count(self, layout: Layout) -> int:
+        """Number of tokens a network of this layout takes."""
+        return sum(rows * -(-columns // self.width) for rows, columns in map(_rows, layout.tensors))
+
+    def template(self, layout: Layout) -> tuple[Bool[Tensor, "t d"], Int[Tensor, "t 4"]]:
+        """Mask and positions of a layout, without any values.
+
+        Raises:
+            UsageError: if the layout has a role that the tokenizer has not seen.
+        """
+        masks, positions = [], []
+        for spec in layout.tensors:
+            self._scale(spec)
+            rows, columns = _rows(spec)
+            chunks = -(-columns // self.width)
+            column = torch.arange(chunks * self.width) < columns
+            masks.append(column.view(1, chunks, self.width).expand(rows, -1, -1).flatten(0, 1))
+            row, chunk = torch.meshgrid(torch.arange(rows), torch.arange(chunks), indexing="ij")
+            layer, role = torch.full_like(row, spec.layer), torch.full_like(row, self.roles.index(spec.role))
+            positions.append(torch.stack([layer, role, row, chunk], -1).flatten(0, 1))
+        return torch.cat(masks), torch.cat(positions)
+
+    def encode(self, weights: Weights) -> Tokens:
+        """Turn weights into tokens.
+
+        Raises:
+            UsageError: if a role is unknown or an element type cannot be held exactly in float32 tokens.
+        """
+        values = []
+        for spec in weights.layout.tensors:
+            if spec.dtype not in EXACT_DTYPES:
+                raise UsageError(
+                    f"tensor {spec.name!r} is {spec.dtype}, which float32 tokens cannot hold exactly",
+                    f"convert it to one of {', '.join(EXACT_DTYPES)} first",
+                )
+            rows, columns = _rows(spec)
+            flat = weights.tensors[spec.name].float().reshape(rows, columns) / self._scale(spec)
+            padded = F.pad(flat, (0, -columns % self.width))
+            values.append(rearrange(padded, "r (c d) -> (r c) d", d=self.width))
+        mask, position = self.template(weights.layout)
+        return Tokens(torch.cat(values), mask, position)
+
+    def tensors(self, values: Tensor, layout: Layout) -> dict[str, Tensor]:
+        """Differentiable inverse of ``encode`` on a batch, in float32.
+
+        Args:
+            values: f32[... t d], tokens of networks that all have this layout.
+            layout: names and shapes.
+
+        Returns:
+            State dict whose values keep the leading axes.
+
+        Raises:
+            UsageError: if the number or width of tokens does not fit the layout.
+        """
+        expected = (self.count(layout), self.width)
+        if tuple(values.shape[-2:]) != expected:
+            raise UsageError(
+                f"tokens are {tuple(values.shape[-2:])}, the layout {layout.fingerprint[:12]} takes {expected}"
+            )
+        result, start = {}, 0
+        for spec in layout.tensors:
+            rows, columns = _rows(spec)
+            count = rows * -(-columns // self.width)
+            piece = values[..., start : start + count, :]
+            flat = rearrange(piece, "... (r c) d -> ... r (c d)", r=rows)[..., :columns]
+            result[spec.name] = flat.reshape(*values.shape[:-2], *spec.shape) * self._scale(spec)
+            start += count
+        return result
+
+    def decode(self, tokens: Tokens, layout: Layout) -> Weights:
+        """Exact inverse of ``encode``, element types included.
+
+        Raises:
+            UsageError: if the tokens do not fit the layout.
+        """
+        tensors = self.tensors(tokens.values, layout)
+        return Weights(layout, {s.name: tensors[s.name].to(TORCH_DTYPES[s.dtype]).contiguous() for s in layout.tensors})
