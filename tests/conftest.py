@@ -21,6 +21,10 @@ typing.TYPE_CHECKING = True
 importlib.import_module("zoo.types")
 typing.TYPE_CHECKING = False
 
+from tests.fixtures import tiny_generator, tiny_zoo  # noqa: E402 - after the hook, so that what it imports is checked
+
+__all__ = ["tiny_generator", "tiny_zoo"]
+
 torch.set_num_threads(1)
 torch.use_deterministic_algorithms(True)
 

@@ -19,10 +19,11 @@ HELP_SECONDS = 0.5
 LAYERS = (
     {"cli", "console", "server"},
     {"jobs"},
-    {"train", "retrieve", "compose", "decode", "evaluation", "portfolio"},
-    {"generators"},
+    {"generate", "evaluate"},
+    {"train", "training_data", "resume", "retrieve", "compose", "decode", "evaluation", "portfolio"},
+    {"generators", "checkpoint"},
     {"codecs", "conditioners", "fusion"},
-    {"nn", "config", "checkpoint", "types", "results", "progress"},
+    {"nn", "augment", "types", "results", "progress"},
 )
 DEPTH = {unit: depth for depth, layer in enumerate(LAYERS) for unit in layer}
 

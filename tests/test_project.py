@@ -25,7 +25,7 @@ CONFIGS = sorted(ROOT.glob("configs/**/*.yaml"))
 # First key of a config file -> function that loads such a file.
 LOADERS = {
     "recipe": "zoo.build:load_recipe",
-    "generator": "weightgen.train:load_training",
+    "generator": "weightgen.train:load_train_config",
 }
 
 

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.embeddings import TimestepEmbedding, get_timestep_embedding
-from torch import nn
-
-if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Int
-    from torch import Tensor
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
 
 
 def transformer(width: int, depth: int, heads: int) -> nn.TransformerEncoder:
@@ -29,9 +25,10 @@ class PositionEmbedding(nn.Module):
     def __init__(self, sizes: Sequence[int], width: int) -> None:
         """Make one table a coordinate; ``sizes`` holds the number of entries of each."""
         super().__init__()
-        self.tables = nn.ModuleList(nn.Embedding(size, width) for size in sizes)
-        for table in self.tables:
+        tables = [nn.Embedding(size, width) for size in sizes]
+        for table in tables:
             nn.init.normal_(table.weight, std=0.1)
+        self.tables = nn.ModuleList(tables)
 
     def forward(self, position: Int[Tensor, "*b t 4"]) -> Float[Tensor, "*b t h"]:
         """Embed positions."""

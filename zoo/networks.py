@@ -5,18 +5,15 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import torch
+from jaxtyping import Float
+from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from zoo.architectures import Architecture, family
 from zoo.errors import UsageError
 from zoo.types import Layout
-
-if TYPE_CHECKING:
-    from jaxtyping import Float
-    from torch import Tensor, nn
 
 
 def architecture_of(layout: Layout) -> Architecture:

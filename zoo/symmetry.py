@@ -9,18 +9,15 @@ Method: weight matching of Ainsworth et al. 2023 (arXiv 2209.04836), extended by
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from scipy.optimize import linear_sum_assignment
+from torch import Tensor
 
 from zoo.architectures import UnitGroup
 from zoo.errors import UsageError
-
-if TYPE_CHECKING:
-    from jaxtyping import Float
-    from torch import Tensor
 
 Tensors = Mapping[str, "Tensor"]
 

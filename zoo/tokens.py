@@ -14,18 +14,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
+from jaxtyping import Bool, Int
+from torch import Tensor
 
 from zoo.errors import BadArtefact, UsageError
 from zoo.types import Layout, TensorSpec, Tokens, Weights
-
-if TYPE_CHECKING:
-    from jaxtyping import Bool, Int
-    from torch import Tensor
 
 TORCH_DTYPES = {
     "F64": torch.float64,

@@ -7,29 +7,24 @@ statistics that cost exactness live (the tokenizer itself is exact).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
+from jaxtyping import Bool, Float, Int
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 from weightgen.nn import PositionEmbedding, transformer
 from weightgen.types import Loss
 from zoo.config import StrictConfig
 
-if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Int
-    from torch import Tensor
-
 
 class VAEConfig(StrictConfig):
     """Size of the autoencoder."""
 
-    latent: int = Field(16, ge=1, description="latent numbers a token")
-    width: int = Field(96, ge=8)
-    depth: int = Field(2, ge=1)
-    heads: int = Field(4, ge=1)
-    kl_weight: float = Field(1e-3, ge=0)
+    latent: int = Field(default=16, ge=1, description="latent numbers a token")
+    width: int = Field(default=96, ge=8)
+    depth: int = Field(default=2, ge=1)
+    heads: int = Field(default=4, ge=1)
+    kl_weight: float = Field(default=1e-3, ge=0)
 
 
 class VAE(nn.Module):

@@ -7,18 +7,14 @@ in a batch are all right answers for each other's condition.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from jaxtyping import Float, Int
+from torch import Tensor, nn
 
 from weightgen.nn import PositionEmbedding, transformer
 from weightgen.types import Loss
-
-if TYPE_CHECKING:
-    from jaxtyping import Float, Int
-    from torch import Tensor
 
 
 class Alignment(nn.Module):
@@ -44,14 +40,12 @@ class Alignment(nn.Module):
         self.condition_side = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, size))
         self.log_scale = nn.Parameter(torch.tensor(math.log(10.0)))
 
-    def embed_weights(
-        self, latent: Float[Tensor, "b t c"], position: Int[Tensor, "t 4"]
-    ) -> Float[Tensor, "b e"]:
+    def embed_weights(self, latent: Float[Tensor, "b t c"], position: Int[Tensor, "t 4"]) -> Float[Tensor, "b e"]:
         """Unit vectors of networks."""
         hidden = self.reader(self.from_latent(latent) + self.position(position))
         return F.normalize(self.weights_side(hidden.mean(1)), dim=-1)
 
-    def embed_condition(self, tokens: Float[Tensor, "b c h"]) -> Float[Tensor, "b e"]:
+    def embed_condition(self, tokens: Float[Tensor, "b k h"]) -> Float[Tensor, "b e"]:
         """Unit vectors of conditions."""
         return F.normalize(self.condition_side(tokens).mean(1), dim=-1)
 
@@ -59,7 +53,7 @@ class Alignment(nn.Module):
         self,
         latent: Float[Tensor, "b t c"],
         position: Int[Tensor, "t 4"],
-        tokens: Float[Tensor, "b c h"],
+        tokens: Float[Tensor, "b k h"],
         task: Int[Tensor, " b"],
     ) -> Loss:
         """Symmetric cross-entropy over the batch; ``accuracy`` is how often the best match is of the same task."""

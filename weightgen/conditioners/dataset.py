@@ -6,29 +6,24 @@ each other (inter-class). The result does not depend on the order of the example
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from einops import rearrange
+from jaxtyping import Float
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 from weightgen.nn import AttentionPool, transformer
 from zoo.config import StrictConfig
 from zoo.datasets import Examples
 from zoo.errors import UsageError
 
-if TYPE_CHECKING:
-    from jaxtyping import Float
-    from torch import Tensor
-
 
 class SetEncoderConfig(StrictConfig):
     """Size of the data-set encoder."""
 
-    intra_depth: int = Field(1, ge=1)
-    inter_depth: int = Field(2, ge=1)
-    heads: int = Field(4, ge=1)
-    max_classes: int = Field(64, ge=1, description="largest class index that has an embedding")
+    intra_depth: int = Field(default=1, ge=1)
+    inter_depth: int = Field(default=2, ge=1)
+    heads: int = Field(default=4, ge=1)
+    max_classes: int = Field(default=64, ge=1, description="largest class index that has an embedding")
 
 
 class SetEncoder(nn.Module):

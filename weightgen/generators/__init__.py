@@ -11,12 +11,14 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
+from jaxtyping import Float
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
+from weightgen.augment import AugmentConfig
 from weightgen.types import Batch, Condition, Loss
 from zoo.config import StrictConfig
 from zoo.errors import UsageError
@@ -24,20 +26,16 @@ from zoo.networks import architecture_of
 from zoo.tokens import Tokenizer
 from zoo.types import Layout, Weights
 
-if TYPE_CHECKING:
-    from jaxtyping import Float
-    from torch import Tensor
-
 
 class StageConfig(StrictConfig):
     """Optimisation of one training stage."""
 
-    steps: int = Field(500, ge=0, description="updates; 0 leaves the stage out")
-    batch_size: int = Field(64, ge=2)
-    lr: float = Field(1e-3, gt=0)
-    weight_decay: float = Field(0.01, ge=0)
-    clip: float = Field(1.0, gt=0, description="largest gradient norm")
-    ema: float = Field(0.99, ge=0, lt=1, description="decay of the averaged weights that the stage ends with")
+    steps: int = Field(default=500, ge=0, description="updates; 0 leaves the stage out")
+    batch_size: int = Field(default=64, ge=2)
+    lr: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=0.01, ge=0)
+    clip: float = Field(default=1.0, gt=0, description="largest gradient norm")
+    ema: float = Field(default=0.99, ge=0, lt=1, description="decay of the averaged weights that the stage ends with")
 
 
 class GeneratorConfig(StrictConfig):
@@ -45,9 +43,10 @@ class GeneratorConfig(StrictConfig):
 
     generator: str
     seed: int = 0
-    token_width: int = Field(64, ge=1)
-    align: bool = Field(True, description="align hidden units of the zoo before learning from it")
-    shots: int = Field(10, ge=1, description="examples a class that a condition holds while training")
+    token_width: int = Field(default=64, ge=1)
+    align: bool = Field(default=True, description="align hidden units of the zoo before learning from it")
+    shots: int = Field(default=10, ge=1, description="examples a class that a condition holds while training")
+    augment: AugmentConfig = AugmentConfig()
 
 
 @dataclass(frozen=True)
@@ -154,8 +153,9 @@ class Generator(nn.Module, abc.ABC):
             UsageError: if the generator cannot write this layout, or the condition is not exactly one task.
         """
         if layout.fingerprint != self.problem.layout.fingerprint:
+            own = self.problem.layout.fingerprint[:12]
             raise UsageError(
-                f"the generator writes the layout {self.problem.layout.fingerprint[:12]}, not {layout.fingerprint[:12]}",
+                f"the generator writes the layout {own}, not {layout.fingerprint[:12]}",
                 "train a generator on a zoo of the wanted layout",
             )
         if len(condition) != 1:

@@ -9,13 +9,14 @@ training tasks (`torch.func.functional_call`), and their task loss flows back th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from diffusers import DDIMScheduler
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from jaxtyping import Float
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 from weightgen.codecs.vae import VAE, VAEConfig
 from weightgen.conditioners.alignment import Alignment
@@ -27,29 +28,25 @@ from zoo.config import StrictConfig
 from zoo.errors import UsageError
 from zoo.networks import logits_many
 
-if TYPE_CHECKING:
-    from jaxtyping import Float
-    from torch import Tensor
-
 
 class DenoiserConfig(StrictConfig):
     """Latent diffusion: the denoiser and how it samples."""
 
-    width: int = Field(96, ge=8)
-    depth: int = Field(3, ge=1)
-    heads: int = Field(4, ge=1)
+    width: int = Field(default=96, ge=8)
+    depth: int = Field(default=3, ge=1)
+    heads: int = Field(default=4, ge=1)
     schedule: Literal["squaredcos_cap_v2", "linear"] = "squaredcos_cap_v2"
-    condition_dropout: float = Field(0.1, ge=0, lt=1)
-    sampling_steps: int = Field(5, ge=1, le=25)
-    guidance: float = Field(1.0, ge=0, description="1 is plain conditional sampling")
+    condition_dropout: float = Field(default=0.1, ge=0, lt=1)
+    sampling_steps: int = Field(default=5, ge=1, le=25)
+    guidance: float = Field(default=1.0, ge=0, description="1 is plain conditional sampling")
 
 
 class BehaviourConfig(StrictConfig):
     """What the behavioural stage mixes into the task loss."""
 
-    queries: int = Field(64, ge=1, description="labelled examples a task and step")
-    diffusion_weight: float = Field(0.3, ge=0)
-    reconstruction_weight: float = Field(0.3, ge=0)
+    queries: int = Field(default=64, ge=1, description="labelled examples a task and step")
+    diffusion_weight: float = Field(default=0.3, ge=0)
+    reconstruction_weight: float = Field(default=0.3, ge=0)
 
 
 class StagesConfig(StrictConfig):
@@ -64,7 +61,7 @@ class StagesConfig(StrictConfig):
 class D2NWGConfig(GeneratorConfig):
     """Everything that decides a D2NWG training run, except the zoo."""
 
-    generator: Literal["d2nwg"] = "d2nwg"
+    generator: Literal["d2nwg"] = "d2nwg"  # pyright: ignore[reportIncompatibleVariableOverride] - frozen
     codec: VAEConfig = VAEConfig()
     conditioner: SetEncoderConfig = SetEncoderConfig()
     denoiser: DenoiserConfig = DenoiserConfig()
@@ -117,7 +114,7 @@ class D2NWG(Generator):
         self.denoiser = Denoiser(c.denoiser, c.codec.latent, positions)
         self.register_buffer("latent_mean", torch.zeros(c.codec.latent))
         self.register_buffer("latent_std", torch.ones(c.codec.latent))
-        self.scheduler = DDIMScheduler(
+        self.scheduler: Any = DDIMScheduler(  # its annotations are narrower than what it takes and returns
             beta_schedule=c.denoiser.schedule,
             prediction_type="v_prediction",
             clip_sample=False,
@@ -131,12 +128,8 @@ class D2NWG(Generator):
         c = self.config.stages
         return (
             Stage("codec", c.codec, self._codec_loss, (self.codec,), judged_by="reconstruct"),
-            Stage(
-                "alignment", c.alignment, self._alignment_loss, (self.alignment, self.conditioner), condition=True
-            ),
-            Stage(
-                "diffusion", c.diffusion, self._diffusion_loss, (self.denoiser, self.conditioner), condition=True
-            ),
+            Stage("alignment", c.alignment, self._alignment_loss, (self.alignment, self.conditioner), condition=True),
+            Stage("diffusion", c.diffusion, self._diffusion_loss, (self.denoiser, self.conditioner), condition=True),
             Stage(
                 "behaviour",
                 c.behaviour,
@@ -172,7 +165,9 @@ class D2NWG(Generator):
 
     def _encode(self, condition: Condition | None) -> Float[Tensor, "b k h"]:
         if condition is None or condition.examples is None:
-            raise UsageError("D2NWG was trained on labelled examples and got none", "give labelled examples of the task")
+            raise UsageError(
+                "D2NWG was trained on labelled examples and got none", "give labelled examples of the task"
+            )
         return self.conditioner(condition.examples)
 
     def embed_condition(self, condition: Condition) -> Float[Tensor, "b e"]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from torch import nn
 
 from zoo.architectures import Architecture, UnitGroup, register_family
@@ -22,7 +24,7 @@ def _fields(architecture: Architecture) -> tuple[list[int], str]:
 
 @register_family("mlp")
 class MLP:
-    """``sizes[0]`` inputs, hidden layers with one activation, ``sizes[-1]`` logits. Tensors: ``layers.I.weight/bias``."""
+    """``sizes[0]`` inputs, hidden layers of one activation, ``sizes[-1]`` logits; tensors ``layers.I.weight/bias``."""
 
     @staticmethod
     def build(architecture: Architecture) -> nn.Module:
@@ -57,7 +59,7 @@ class MLP:
 class _Perceptron(nn.Module):
     def __init__(self, sizes: list[int], activation: nn.Module) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False))
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(sizes))
         self.activation = activation
 
     def forward(self, x):

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field
 
+from zoo.architectures import Architecture
 from zoo.build.registry import Member, Recipe, register_recipe
 from zoo.build.sources import TRAIN, VAL, LabelledData, load_source
 from zoo.build.vectorised import TrainingConfig, accuracies, seed_of, train_many
@@ -23,30 +24,27 @@ from zoo.split import split_tasks
 from zoo.tasks import TaskData
 from zoo.types import Task
 
-if TYPE_CHECKING:
-    from zoo.architectures import Architecture
-
 
 class DataConfig(StrictConfig):
     """Which data set, and how its examples are split."""
 
     source: str = "sklearn-digits"
-    validation: float = Field(0.15, gt=0, lt=1)
-    test: float = Field(0.25, gt=0, lt=1)
+    validation: float = Field(default=0.15, gt=0, lt=1)
+    test: float = Field(default=0.25, gt=0, lt=1)
 
 
 class SubsetConfig(StrictConfig):
     """Size of a task, and how many whole tasks are held out."""
 
-    classes: int = Field(5, ge=2)
-    held_out: int = Field(50, ge=1)
-    validation: int = Field(20, ge=1)
+    classes: int = Field(default=5, ge=2)
+    held_out: int = Field(default=50, ge=1)
+    validation: int = Field(default=20, ge=1)
 
 
 class NetworkConfig(StrictConfig):
     """A multi-layer perceptron; inputs and outputs follow from the data."""
 
-    hidden: list[int] = Field([16], min_length=1)
+    hidden: list[int] = Field(default=[16], min_length=1)
     activation: Literal["tanh", "relu", "gelu"] = "tanh"
 
 
@@ -58,7 +56,7 @@ class ClassSubsetsConfig(StrictConfig):
     data: DataConfig = DataConfig()
     tasks: SubsetConfig = SubsetConfig()
     network: NetworkConfig = NetworkConfig()
-    members_per_task: int = Field(2, ge=1)
+    members_per_task: int = Field(default=2, ge=1)
     training: TrainingConfig = TrainingConfig()
 
 
@@ -106,9 +104,7 @@ class ClassSubsets(Recipe):
 
     def members(self) -> Sequence[tuple[str, str]]:
         """Pairs of lineage and task: ``<task>/seed<k>``."""
-        return [
-            (f"{name}/seed{k}", name) for name in self._tasks for k in range(self.config.members_per_task)
-        ]
+        return [(f"{name}/seed{k}", name) for name in self._tasks for k in range(self.config.members_per_task)]
 
     def train(self, members: Sequence[tuple[str, str]]) -> Iterator[Member]:
         """Train the given members together; each is the same whatever its neighbours are."""

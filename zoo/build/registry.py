@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Member:
-    """One trained network on its way into a zoo; ``weights`` is ``None`` if training failed, then ``failure`` says why."""
+    """One trained network on its way into a zoo; where training failed there are no ``weights`` but a ``failure``."""
 
     lineage: str
     task: Task

@@ -5,16 +5,13 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from zoo.errors import UsageError
-
-if TYPE_CHECKING:
-    from jaxtyping import Float, Int
-    from torch import Tensor
 
 TRAIN, VAL, TEST = 0, 1, 2
 
@@ -41,7 +38,7 @@ def _split(y: np.ndarray, val: float, test: float, seed: int) -> Tensor:
     from sklearn.model_selection import train_test_split
 
     index = np.arange(len(y))
-    train, rest = train_test_split(index, test_size=val + test, stratify=y, random_state=seed)
+    _, rest = train_test_split(index, test_size=val + test, stratify=y, random_state=seed)
     val_index, test_index = train_test_split(rest, test_size=test / (val + test), stratify=y[rest], random_state=seed)
     part = torch.full((len(y),), TRAIN)
     part[val_index], part[test_index] = VAL, TEST
@@ -51,7 +48,8 @@ def _split(y: np.ndarray, val: float, test: float, seed: int) -> Tensor:
 def sklearn_digits(val: float, test: float, seed: int) -> LabelledData:
     """1,797 real handwritten digits of 8 x 8 pixels that come with scikit-learn (UCI, Alpaydin and Kaynak 1998)."""
     datasets = importlib.import_module("sklearn.datasets")
-    pixels, labels = datasets.load_digits(return_X_y=True)
+    data = datasets.load_digits()
+    pixels, labels = data.images, data.target
     return LabelledData(
         name="sklearn-digits",
         description="handwritten digits, 8 x 8 grey pixels",

@@ -8,28 +8,25 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int
 from pydantic import Field
+from torch import Tensor
 
 from zoo.architectures import Architecture, family
 from zoo.config import StrictConfig
 from zoo.networks import logits_many
 
-if TYPE_CHECKING:
-    from jaxtyping import Float, Int
-    from torch import Tensor
-
 
 class TrainingConfig(StrictConfig):
     """Optimisation of every member: Adam (decoupled weight decay), cosine decay, no early stopping."""
 
-    epochs: int = Field(30, ge=1)
-    batch_size: int = Field(64, ge=1)
-    lr: float = Field(1e-2, gt=0)
-    weight_decay: float = Field(1e-2, ge=0)
+    epochs: int = Field(default=30, ge=1)
+    batch_size: int = Field(default=64, ge=1)
+    lr: float = Field(default=1e-2, gt=0)
+    weight_decay: float = Field(default=1e-2, ge=0)
 
 
 def seed_of(*parts: object) -> int:
@@ -50,8 +47,8 @@ def initialise(architecture: Architecture, seeds: Sequence[int]) -> dict[str, Te
 
 def train_many(
     architecture: Architecture,
-    inputs: Sequence[Float[Tensor, "n ..."]],
-    targets: Sequence[Int[Tensor, " n"]],
+    inputs: Sequence[Float[Tensor, "_ ..."]],
+    targets: Sequence[Int[Tensor, " _"]],
     seeds: Sequence[int],
     config: TrainingConfig,
     *,
@@ -103,8 +100,8 @@ def _order(size: int, steps: int, batch: int, seed: int) -> Int[Tensor, "steps b
 def accuracies(
     architecture: Architecture,
     stacked: dict[str, Tensor],
-    inputs: Sequence[Float[Tensor, "n ..."]],
-    targets: Sequence[Int[Tensor, " n"]],
+    inputs: Sequence[Float[Tensor, "_ ..."]],
+    targets: Sequence[Int[Tensor, " _"]],
 ) -> Float[Tensor, " m"]:
     """Accuracy in [0, 1] of each stacked network on its own examples."""
     result = []

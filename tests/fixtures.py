@@ -1,0 +1,60 @@
+"""A very small zoo and a hardly trained generator, made once a test process, for all tests that need real ones.
+
+Never change what the fixtures return; copy the folder first.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from weightgen.generators import GeneratorConfig
+from weightgen.train import load_train_config, train_generator
+from zoo.build import build
+from zoo.zoo import Zoo
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+RECIPE = CONFIGS / "digits.yaml"
+
+# 45 tasks of two digits, 39 of them for training, two networks of 64-4-2 each.
+TINY_RECIPE = (
+    "tasks.classes=2",
+    "tasks.held_out=3",
+    "tasks.validation=3",
+    "network.hidden=[4]",
+    "training.epochs=4",
+)
+TINY_MODEL = {
+    "d2nwg": (
+        "token_width=16",
+        "shots=3",
+        "codec={latent: 4, width: 16, depth: 1, heads: 2}",
+        "conditioner={intra_depth: 1, inter_depth: 1, heads: 2, max_classes: 4}",
+        "denoiser={width: 16, depth: 1, heads: 2, sampling_steps: 3}",
+        "behaviour.queries=8",
+        *(f"stages.{stage}={{steps: 4, batch_size: 8}}" for stage in ("codec", "alignment", "diffusion", "behaviour")),
+    )
+}
+
+
+def tiny_config(name: str = "d2nwg", *overrides: str) -> GeneratorConfig:
+    """The digits config of a registered generator, made as small as it goes, with more overrides on top."""
+    return load_train_config(CONFIGS / f"{name}-digits.yaml", [*TINY_MODEL[name], *overrides])
+
+
+@pytest.fixture(scope="session")
+def tiny_zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a zoo of 90 networks that tell two digits apart."""
+    path = tmp_path_factory.mktemp("zoo") / "tiny"
+    build(RECIPE, path, TINY_RECIPE)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_generator(tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a generator that was trained on ``tiny_zoo`` for a few steps; it generates, but badly."""
+    path = tmp_path_factory.mktemp("generator") / "d2nwg"
+    with Zoo.open(tiny_zoo) as zoo:
+        train_generator(tiny_config(), zoo, path)
+    return path
