@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from zoo import formats, kinds
+from zoo.adapter_folder import CONFIG_FILE, WEIGHT_FILES
 from zoo.entry import Entry
 from zoo.errors import BadArtefact, NetworkError, UsageError, WeightgenError
-from zoo.kinds.lora import CONFIG_FILE, WEIGHT_FILES
 from zoo.sidecar import About, read_about
 from zoo.types import Weights
 from zoo.zoo import Zoo

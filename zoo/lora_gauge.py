@@ -8,7 +8,9 @@ singular values are equal the directions inside their subspace are not unique; t
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -45,6 +47,80 @@ def canonical_factors(
     new_b, new_a = u * (sign * root)[..., None, :], (v * (sign * root)[..., None, :]).mT
     missing = a.shape[-2] - s.shape[-1]
     return torch.nn.functional.pad(new_a, (0, 0, 0, missing)), torch.nn.functional.pad(new_b, (0, missing))
+
+
+Pairs = Sequence[tuple[str, str]]
+"""Names of the factors ``A`` and ``B`` of each adapted module."""
+
+
+def stacks(tensors: Mapping[str, Tensor], pairs: Pairs) -> dict[tuple[Any, ...], list[tuple[str, str]]]:
+    """Pairs whose gauge is free, grouped by shapes and type.
+
+    Left out are convolutions with groups, whose factors do not multiply, and convolutions whose up projection is not
+    pointwise.
+    """
+    found: dict[tuple[Any, ...], list[tuple[str, str]]] = defaultdict(list)
+    for name_a, name_b in pairs:
+        a, b = tensors[name_a], tensors[name_b]
+        pointwise = all(size == 1 for size in b.shape[2:])
+        if a.is_floating_point() and b.dtype == a.dtype and pointwise and a.shape[0] == b.shape[1]:
+            found[tuple(a.shape), tuple(b.shape), a.dtype].append((name_a, name_b))
+    return found
+
+
+def _stack(
+    tensors: Mapping[str, Tensor], members: Pairs, dtype: Any
+) -> tuple[Float[Tensor, "n r i"], Float[Tensor, "n o r"]]:
+    import torch
+
+    a = torch.stack([tensors[name].flatten(1) for name, _ in members])  # n r (i k k)
+    b = torch.stack([tensors[name].flatten(1) for _, name in members])  # n o r
+    return a.to(dtype), b.to(dtype)
+
+
+def regauge(tensors: Mapping[str, Tensor], pairs: Pairs) -> dict[str, Tensor]:
+    """All factors whose gauge is free, in the canonical one.
+
+    Half precision becomes float32, because rounding again would change the function.
+    """
+    import torch
+
+    changed = {}
+    for (shape_a, shape_b, given), members in stacks(tensors, pairs).items():
+        dtype = torch.float64 if given == torch.float64 else torch.float32
+        new_a, new_b = canonical_factors(*_stack(tensors, members, dtype))
+        for i, (name_a, name_b) in enumerate(members):
+            changed[name_a] = new_a[i].to(dtype).reshape(shape_a)
+            changed[name_b] = new_b[i].to(dtype).reshape(shape_b)
+    return changed
+
+
+def update_norm(tensors: Mapping[str, Tensor], pairs: Pairs) -> float:
+    """Norm of all updates ``B @ A`` together; it does not depend on the gauge, and no update is formed."""
+    return sum(float(_inner(tensors, tensors, members).sum()) for members in stacks(tensors, pairs).values()) ** 0.5
+
+
+def same_updates(a: Mapping[str, Tensor], b: Mapping[str, Tensor], pairs: Pairs, tolerance: float) -> bool:
+    """Whether two sets of factors of equal shapes have the same updates, up to ``tolerance`` of their norm.
+
+    Products are compared, not canonical factors: where two singular values are nearly equal, rounding turns the
+    factors and leaves the product as it is.
+    """
+    for members in stacks(a, pairs).values():
+        size = _inner(a, a, members)
+        distance = size + _inner(b, b, members) - 2 * _inner(a, b, members)
+        if bool((distance.clamp(min=0) > tolerance**2 * size).any()):
+            return False
+    return True
+
+
+def _inner(x: Mapping[str, Tensor], y: Mapping[str, Tensor], members: Pairs) -> Float[Tensor, " n"]:
+    """Inner product of the updates of two adapters, one number a module."""
+    import torch
+
+    xa, xb = _stack(x, members, torch.float64)
+    ya, yb = _stack(y, members, torch.float64)
+    return ((xb.mT @ yb) * (xa @ ya.mT)).sum((-2, -1))
 
 
 def _column_signs(u: Float[Tensor, "*n o m"]) -> Float[Tensor, "*n m"]:

@@ -28,7 +28,7 @@ def zoo(tmp_path: Path):
 def test_a_folder_of_everything(zoo: Zoo, tmp_path: Path) -> None:
     source = tmp_path / "in"
     write_adapter(source / "adapter")
-    write_adapter(source / "wrong", peft_type="LOHA")
+    write_adapter(source / "wrong", r=3)
     (source / "wrong/checkpoint-1").mkdir()
     save_file({"a": torch.ones(1)}, source / "wrong/checkpoint-1/model.safetensors")
     (source / "wrong/optimizer.pt").write_bytes(b"x")
@@ -47,7 +47,7 @@ def test_a_folder_of_everything(zoo: Zoo, tmp_path: Path) -> None:
         ("model.safetensors", "added", "dense"),
     ]
     assert "tensor 'a'" in str(found[0].reason)
-    assert "'LOHA' is not supported" in str(found[4].reason)
+    assert "has rank 2, its configuration says {3}" in str(found[4].reason)
     assert found[1].id == found[2].id
     assert progress[-1] == (6, 6)
     assert len(zoo) == 3

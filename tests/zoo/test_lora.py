@@ -100,8 +100,8 @@ def test_roles_layers_and_base_model() -> None:
 @pytest.mark.parametrize(
     ("config", "drop", "message"),
     [
-        ({"peft_type": "IA3"}, None, "type 'IA3' is not supported"),
-        ({"peft_type": None}, None, "type None is not supported"),
+        ({"peft_type": "IA3"}, None, "type 'IA3' is not LoRA"),
+        ({"peft_type": None}, None, "type None is not LoRA"),
         ({"r": 3}, None, r"has rank 2, its configuration says \{3\}"),
         ({"r": "2"}, None, "not positive whole numbers"),
         ({"rank_pattern": {"layer.0.query": 5}}, None, r"layer.0.query' has rank 2, its configuration says \{5\}"),

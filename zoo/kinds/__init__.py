@@ -9,12 +9,16 @@ import pkgutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from zoo.errors import BadArtefact, UsageError
-from zoo.types import Weights
+from zoo.types import Layout, Weights
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 ORIGIN = ".origin.json"
+TOLERANCE = 1e-5
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +79,33 @@ class Kind(abc.ABC):
     @abc.abstractmethod
     def canonical(self, weights: Weights) -> Weights:
         """The one representative of all weights that compute the same function, as far as the kind knows."""
+
+    def invariant(self, weights: Weights) -> float | None:
+        """A number that all weights with one canonical form share up to rounding; ``None`` where it is not known."""
+        return None
+
+    def function_config(self, layout: Layout) -> dict[str, Any]:
+        """The part of ``Layout.config`` that decides, with the tensors, which function is computed."""
+        return dict(layout.config)
+
+    def same_function(self, a: Weights, b: Weights) -> bool:
+        """Whether two sets of weights of equal names, shapes and ``function_config`` are equal up to symmetry."""
+        return close(self.canonical(a).tensors, self.canonical(b).tensors)
+
+
+def close(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
+    """Whether tensors of the same names are equal up to ``TOLERANCE`` of their norm; integers have to be equal."""
+    import torch
+
+    for name, value in a.items():
+        other = b[name]
+        if torch.equal(value, other):
+            continue
+        if not (value.is_floating_point() and other.is_floating_point()):
+            return False
+        if (value.double() - other.double()).norm() > TOLERANCE * value.double().norm():
+            return False
+    return True
 
 
 _KINDS: dict[str, Kind] = {}

@@ -2,34 +2,34 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from zoo import formats, safefile
+from zoo import adapter_folder, safefile
+from zoo.adapter_folder import SAVE_AGAIN
 from zoo.errors import BadArtefact
-from zoo.kinds import ORIGIN, Found, Kind, parse_json, register
-from zoo.lora_gauge import canonical_factors
+from zoo.kinds import TOLERANCE, Found, Kind, close, register
+from zoo.lora_gauge import Pairs, regauge, same_updates, stacks, update_norm
 from zoo.naming import layer_index, module_of
 from zoo.types import Layout, TensorSpec, Weights
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-CONFIG_FILE = "adapter_config.json"
-WEIGHT_FILES = ("adapter_model.safetensors", "adapter_model.bin")
-MAX_EXTRA = 1 << 20
-DEFAULT_METADATA = {"format": "pt"}
-KEPT_FILES = ("README.md", "metadata.json", "weightgen.json", "LICENSE", "LICENSE.txt", "LICENSE.md")
-SAVE_AGAIN = "save the adapter again with PeftModel.save_pretrained"
 # Variants in which the update is more than B @ A of one layer: their factors have no free gauge.
 OWN_GAUGE = (
     *("target_parameters", "use_bdlora", "use_qalora", "kasa_config", "monteclora_config", "velora_config"),
     *("arrow_config", "megatron_config"),
+)
+# Entries of a configuration that concern training, other versions, or what the names of the tensors say already.
+NO_FUNCTION = (
+    *("peft_version", "inference_mode", "auto_mapping", "base_model_name_or_path", "revision", "task_type"),
+    *("init_lora_weights", "loftq_config", "corda_config", "eva_config", "lora_ga_config", "lora_dropout"),
+    *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "modules_to_save"),
+    *("megatron_core", "qalora_group_size", "runtime_config"),
 )
 _FACTOR = re.compile(r"^(?P<module>.+?)\.(?P<role>lora_[A-Za-z_]+?)(?:\.(?P<rest>weight|bias))?$")
 _PLAIN_PATTERN = re.compile(r"^[\w.\-]+$")
@@ -71,7 +71,7 @@ def layout(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> Layout:
             raise BadArtefact(f"tensor {name!r} is {tensor.dtype}, which safetensors cannot hold", "convert it first")
         module, role = parts[name]
         specs.append(TensorSpec(name, tuple(tensor.shape), dtype, layers[module], role))
-    return Layout("lora", config.get("base_model_name_or_path"), tuple(specs), {"peft": dict(config)})
+    return Layout("lora", adapter_folder.base_model(config), tuple(specs), {"peft": dict(config)})
 
 
 def from_state_dict(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> Weights:
@@ -109,10 +109,7 @@ def expected_ranks(module: str, config: Mapping[str, Any]) -> set[int]:
 def _check(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
     method = config.get("peft_type")
     if method != "LORA":
-        raise BadArtefact(f"adapter of type {method!r} is not supported, only 'LORA' is", "train a LoRA adapter")
-    base = config.get("base_model_name_or_path")
-    if base is not None and not isinstance(base, str):
-        raise BadArtefact(f"base_model_name_or_path is {base!r}, not a name", SAVE_AGAIN)
+        raise BadArtefact(f"adapter of type {method!r} is not LoRA", "read it as the kind 'peft'")
     if not isinstance(config.get("rank_pattern") or {}, dict):
         raise BadArtefact(f"rank_pattern is {config['rank_pattern']!r}, not a map", SAVE_AGAIN)
     ranks = [config.get("r", 8), *(config.get("rank_pattern") or {}).values()]
@@ -148,12 +145,6 @@ def _check_rank(module: str, a: Tensor, b: Tensor, config: Mapping[str, Any]) ->
         raise BadArtefact(f"module {module!r} has rank {a.shape[0]}, its configuration says {allowed}", SAVE_AGAIN)
 
 
-def _small_file(path: Path, root: Path) -> bytes | None:
-    if not path.is_file() or not path.resolve().is_relative_to(root) or path.stat().st_size > MAX_EXTRA:
-        return None
-    return path.read_bytes()
-
-
 @register
 class Lora(Kind):
     """PEFT LoRA folders."""
@@ -161,47 +152,21 @@ class Lora(Kind):
     name: ClassVar[str] = "lora"
 
     def matches(self, path: Path) -> bool:
-        """Whether it is a folder with an adapter configuration, or the weight file inside one."""
-        return (path / CONFIG_FILE).is_file() or (path.name in WEIGHT_FILES and (path.parent / CONFIG_FILE).is_file())
+        """Whether it is a PEFT folder of the method LoRA, or the weight file inside one."""
+        return adapter_folder.is_adapter(path) and adapter_folder.method_of(path) == "LORA"
 
     def read(self, path: Path, *, root: Path | None = None) -> Found:
         """Read configuration, factors and the small files beside them; see ``Kind.read``."""
-        folder = path.parent if path.is_file() else path
-        root = (root or folder).resolve()
-        config_bytes = _small_file(folder / CONFIG_FILE, root)
-        if config_bytes is None:
-            raise BadArtefact(f"{folder / CONFIG_FILE} leads outside its folder or is too large", SAVE_AGAIN)
-        config = parse_json(config_bytes, str(folder / CONFIG_FILE))
-        file = next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
-        if file is None:
-            raise BadArtefact(f"{folder} has {CONFIG_FILE} but none of {', '.join(WEIGHT_FILES)}", SAVE_AGAIN)
-        if not file.resolve().is_relative_to(root):
-            raise BadArtefact(f"{file} leads outside its folder", "copy the file itself")
-        source = formats.read_tensors(file)
+        tensors, config, kept, notes = adapter_folder.read(path, root)
         try:
-            weights = from_state_dict(source.tensors, config)
+            weights = from_state_dict(tensors, config)
         except BadArtefact as error:
-            raise BadArtefact(f"{folder}: {error.cause}", error.remedy) from None
-        kept = {CONFIG_FILE: config_bytes}
-        for name in KEPT_FILES:
-            if (data := _small_file(folder / name, root)) is not None:
-                kept[name] = data
-        if source.files[0].metadata != DEFAULT_METADATA:
-            kept[ORIGIN] = json.dumps({"metadata": dict(source.files[0].metadata)}).encode()
-        return Found(weights, kept, source.notes)
+            raise BadArtefact(f"{path}: {error.cause}", error.remedy) from None
+        return Found(weights, kept, notes)
 
     def write(self, weights: Weights, folder: Path, extra_files: Mapping[str, bytes] | None = None) -> None:
         """Write a folder that ``PeftModel.from_pretrained`` loads; see ``Kind.write``."""
-        extra = dict(extra_files or {})
-        metadata = DEFAULT_METADATA
-        if ORIGIN in extra:
-            metadata = parse_json(extra.pop(ORIGIN), ORIGIN)["metadata"]
-        config = weights.layout.config["peft"]
-        if CONFIG_FILE not in extra or parse_json(extra[CONFIG_FILE], CONFIG_FILE) != config:
-            extra[CONFIG_FILE] = (json.dumps(config, indent=2) + "\n").encode()
-        safefile.save(folder / WEIGHT_FILES[0], weights.tensors, metadata)
-        for name, data in extra.items():
-            (folder / name).write_bytes(data)
+        adapter_folder.write(folder, weights.tensors, weights.layout.config["peft"], extra_files)
 
     def canonical(self, weights: Weights) -> Weights:
         """The same update in the canonical gauge; see ``zoo.lora_gauge``.
@@ -209,34 +174,37 @@ class Lora(Kind):
         Half-precision factors become float32, because rounding them again would change the function. Convolutions with
         groups, and variants whose update is not one product ``B @ A``, are returned unchanged.
         """
-        config = weights.layout.config["peft"]
-        if any(config.get(key) for key in OWN_GAUGE):
+        if not _free_gauge(weights.layout):
             return weights
-        stacks: dict[tuple[Any, ...], list[tuple[str, str]]] = defaultdict(list)
-        for name_a, name_b in pairs(weights.tensors):
-            a, b = weights.tensors[name_a], weights.tensors[name_b]
-            pointwise = all(size == 1 for size in b.shape[2:])
-            if a.is_floating_point() and b.dtype == a.dtype and pointwise and a.shape[0] == b.shape[1]:
-                stacks[tuple(a.shape), tuple(b.shape), a.dtype].append((name_a, name_b))
-        changed = {}
-        for (shape_a, shape_b, _), members in stacks.items():
-            changed |= _canonical_stack(weights.tensors, members, shape_a, shape_b)
-        tensors = {name: changed.get(name, tensor) for name, tensor in weights.tensors.items()}
-        specs = tuple(replace(s, dtype=str(safefile.dtype_name(tensors[s.name].dtype))) for s in weights.layout.tensors)
-        return Weights(replace(weights.layout, tensors=specs), tensors)
+        return regauged(weights, pairs(weights.tensors))
+
+    def invariant(self, weights: Weights) -> float | None:
+        """Norm of the update; see ``Kind.invariant``."""
+        return update_norm(weights.tensors, pairs(weights.tensors)) if _free_gauge(weights.layout) else None
+
+    def function_config(self, layout: Layout) -> dict[str, Any]:
+        """The configuration without what concerns training, versions and defaults; see ``Kind.function_config``."""
+        return {key: value for key, value in layout.config["peft"].items() if value and key not in NO_FUNCTION}
+
+    def same_function(self, a: Weights, b: Weights) -> bool:
+        """Whether all updates and all other tensors are equal; see ``Kind.same_function``."""
+        return same_adapters(a, b, pairs(a.tensors))
 
 
-def _canonical_stack(
-    tensors: Mapping[str, Tensor], members: list[tuple[str, str]], shape_a: tuple[int, ...], shape_b: tuple[int, ...]
-) -> dict[str, Tensor]:
-    import torch
+def _free_gauge(layout: Layout) -> bool:
+    return not any(layout.config["peft"].get(key) for key in OWN_GAUGE)
 
-    a = torch.stack([tensors[name].flatten(1) for name, _ in members])  # n r (i k k)
-    b = torch.stack([tensors[name].flatten(1) for _, name in members])  # n o r
-    dtype = torch.float64 if a.dtype == torch.float64 else torch.float32
-    new_a, new_b = canonical_factors(a.to(dtype), b.to(dtype))
-    result = {}
-    for i, (name_a, name_b) in enumerate(members):
-        result[name_a] = new_a[i].to(dtype).reshape(shape_a)
-        result[name_b] = new_b[i].to(dtype).reshape(shape_b)
-    return result
+
+def regauged(weights: Weights, pairs: Pairs) -> Weights:
+    """Weights with the given pairs of factors in the canonical gauge."""
+    changed = regauge(weights.tensors, pairs)
+    tensors = {name: changed.get(name, tensor) for name, tensor in weights.tensors.items()}
+    specs = tuple(replace(s, dtype=str(safefile.dtype_name(tensors[s.name].dtype))) for s in weights.layout.tensors)
+    return Weights(replace(weights.layout, tensors=specs), tensors)
+
+
+def same_adapters(a: Weights, b: Weights, pairs: Pairs) -> bool:
+    """Whether two adapters of equal names and shapes have equal updates and equal other tensors."""
+    free = {name for members in stacks(a.tensors, pairs).values() for pair in members for name in pair}
+    rest = {name: tensor for name, tensor in a.tensors.items() if name not in free}
+    return close(rest, b.tensors) and same_updates(a.tensors, b.tensors, pairs, TOLERANCE)
