@@ -1,10 +1,10 @@
 """Generators on disk: safetensors and JSON, complete or not there at all.
 
-    config.json           generator, resolved config, versions, checksums of the other files
-    problem.json          layout, tokenizer statistics, shape of an example
-    model.safetensors     parameters and buffers
-    reference.safetensors alignment reference (only if networks were aligned)
-    history.json          losses and validation measurements, the tasks that were trained on
+config.json           generator, resolved config, versions, checksums of the other files
+problem.json          layout, tokenizer statistics, shape of an example
+model.safetensors     parameters and buffers
+reference.safetensors alignment reference (only if networks were aligned)
+history.json          losses and validation measurements, the tasks that were trained on
 """
 
 from __future__ import annotations

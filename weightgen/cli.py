@@ -157,7 +157,7 @@ def evaluate(
     zoo: ZooDir,
     out: OutDir,
     seeds: Annotated[str, typer.Option("--seeds", metavar="0,1,2", help="Seeds of the runs to average.")] = "0,1,2",
-    candidates: Annotated[int, typer.Option("--candidates", min=1, help="Candidates each method may try.")] = 1,
+    candidates: Annotated[int, typer.Option("--candidates", min=1, help="Networks a task for the best-of rows.")] = 8,
     as_json: Json = False,
 ) -> int:
     """Compare generated networks with everything simpler, on tasks nobody trained on."""

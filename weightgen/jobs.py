@@ -21,9 +21,12 @@ from weightgen.results import (
     BuildResult,
     CollectedSource,
     CollectResult,
+    EvaluateResult,
     ExportResult,
+    GenerateResult,
     ListResult,
     ShowResult,
+    TrainResult,
     VerifyResult,
 )
 
@@ -178,3 +181,91 @@ def export_record(zoo: Path | str, id: str, out: Path | str, force: bool = False
     with Zoo.open(Path(zoo)) as opened:
         record = opened.get(id)
         return ExportResult(record.id, tuple(opened.export(record.id, out, force=force)))
+
+
+def train(
+    config: Path | str,
+    zoo: Path | str,
+    out: Path | str,
+    overrides: Sequence[str] = (),
+    fresh: bool = False,
+    progress: Progress | None = None,
+) -> TrainResult:
+    """Train a generator on the train split of a zoo; a rerun after an interruption goes on where it stopped.
+
+    Args:
+        config: YAML file of the generator.
+        zoo: folder of the zoo.
+        out: folder of the generator; it appears when training is complete.
+        overrides: changes of single values of the config, each ``"a.b=c"``.
+        fresh: start anew, whatever is there.
+        progress: told what is done.
+
+    Returns:
+        Size, times and validation accuracies.
+
+    Raises:
+        UsageError: if the config cannot be used, or ``out`` holds something else.
+        BadArtefact: if the zoo is missing, damaged, or lacks a split.
+    """
+    from weightgen.train import load_train_config, train_generator
+    from zoo.zoo import Zoo
+
+    parsed = load_train_config(config, overrides)
+    with Zoo.open(Path(zoo)) as opened:
+        history = train_generator(parsed, opened, Path(out), fresh=fresh, progress=progress)
+    stages = {name: {k: v for k, v in stage.items() if k != "log"} for name, stage in history["stages"].items()}
+    return TrainResult(Path(out), history["parameters"], stages)
+
+
+def generate(generator: Path | str, data: Path | str, out: Path | str, n: int = 1, seed: int = 0) -> GenerateResult:
+    """Generate networks for a task from labelled examples, without training.
+
+    Args:
+        generator: folder of a trained generator.
+        data: ``.npz`` file with ``x`` [examples, ...] and ``y`` [examples], labels ``0 .. classes - 1``; bytes are
+            scaled by 1 / 255, other numbers are taken as they are.
+        out: folder of the networks; an earlier generation there is replaced, anything else is not touched.
+        n: how many networks.
+        seed: the same seed gives the same networks.
+
+    Returns:
+        The files, and how well each network fits the given examples.
+
+    Raises:
+        UsageError: if the examples do not fit the generator, or ``out`` is in use.
+        BadArtefact: if the generator is missing or damaged, or ``data`` is no usable file.
+    """
+    from weightgen.generate import generate_networks
+
+    return generate_networks(Path(generator), Path(data), Path(out), n, seed)
+
+
+def evaluate(
+    generator: Path | str,
+    zoo: Path | str,
+    out: Path | str,
+    seeds: Sequence[int] = (0, 1, 2),
+    candidates: int = 8,
+    progress: Progress | None = None,
+) -> EvaluateResult:
+    """Judge a generator on the held-out tasks of a zoo, beside everything simpler.
+
+    Args:
+        generator: folder of a trained generator.
+        zoo: the zoo it was trained on, or another one of the same layout.
+        out: folder for ``card.json`` and ``card.png``.
+        seeds: each draws new examples, noise and initialisations.
+        candidates: networks a task for the best-of rows; the main rows use one.
+        progress: told what is done.
+
+    Returns:
+        The verdict card.
+
+    Raises:
+        UsageError: if the generator was trained on a task that it would be judged on.
+        BadArtefact: if generator or zoo are missing or damaged.
+    """
+    from weightgen.evaluate import evaluate_on_zoo
+
+    return evaluate_on_zoo(Path(generator), Path(zoo), Path(out), tuple(seeds), candidates, progress)

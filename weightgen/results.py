@@ -197,6 +197,83 @@ class ExportResult(JobResult):
         return "\n".join(str(path) for path in self.files)
 
 
+@dataclass(frozen=True)
+class TrainResult(JobResult):
+    """What training did.
+
+    Attributes:
+        generator: folder of the trained generator.
+        parameters: number of parameters of the whole generator.
+        stages: seconds and validation accuracies of every stage, in order.
+    """
+
+    generator: Path
+    parameters: int
+    stages: Mapping[str, Mapping[str, Any]]
+
+    def summary(self) -> str:
+        lines = [f"{self.generator}: {self.parameters:,} parameters"]
+        for name, stage in self.stages.items():
+            lines.append(
+                f"  {name}: {stage['seconds']:.0f} s, validation accuracy {100 * stage['val_accuracy']:.1f} % "
+                f"({stage['judged_by']}), reconstructed networks {100 * stage['val_reconstruction_accuracy']:.1f} %"
+            )
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class GenerateResult(JobResult):
+    """Networks that were generated.
+
+    Attributes:
+        files: one safetensors file a network.
+        given_accuracy: accuracy of each network on the given examples.
+        seconds: time of sampling, without loading.
+    """
+
+    files: tuple[Path, ...]
+    given_accuracy: tuple[float, ...]
+    seconds: float
+
+    def summary(self) -> str:
+        return "\n".join(
+            f"{path}: {100 * accuracy:.1f} % of the given examples"
+            for path, accuracy in zip(self.files, self.given_accuracy, strict=True)
+        )
+
+
+@dataclass(frozen=True)
+class EvaluateResult(JobResult):
+    """The verdict card and where it was written.
+
+    Attributes:
+        card: rows, controls, novelty, verdict, cost; see ``weightgen.evaluation.verdict``.
+        json_file: the card as JSON.
+        picture: the card as a PNG.
+    """
+
+    card: Mapping[str, Any]
+    json_file: Path
+    picture: Path
+
+    def to_json(self) -> Any:
+        """The card itself."""
+        return _plain(self.card)
+
+    def summary(self) -> str:
+        rows = sorted(self.card["rows"].values(), key=lambda row: -row["mean"])
+        lines = [f"accuracy on {rows[0]['n_tasks']} held-out tasks, {rows[0]['seeds']} seeds, %", ""]
+        for row in [*rows, *self.card["controls"].values()]:
+            name = row["name"] if row["name"] in self.card["rows"] else f"control: {row['name']}"
+            best = (
+                f"   best of {row['best_of']['candidates']}: {100 * row['best_of']['mean']:.1f}"
+                if "best_of" in row
+                else ""
+            )
+            lines.append(f"  {name:20s} {100 * row['mean']:5.1f} ± {100 * row['std']:.1f}   {row['what']}{best}")
+        return "\n".join([*lines, "", self.card["verdict"]["sentence"]])
+
+
 def describe(record: Record) -> dict[str, Any]:
     """Metadata of a record as JSON; what is not known is null.
 

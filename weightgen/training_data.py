@@ -4,25 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 
+from weightgen.augment import augment
 from weightgen.generators import Generator, GeneratorConfig, Problem, Stage
 from weightgen.types import Batch, Condition, Queries
 from zoo.build.sources import TRAIN, VAL
 from zoo.build.vectorised import seed_of
-from zoo.datasets import ExampleBank, Members, bank_of, load_members, reference_of
+from zoo.datasets import ExampleBank, Examples, Members, bank_of, load_members, reference_of
 from zoo.networks import logits_many
 from zoo.split import check_splits
 from zoo.tokens import Tokenizer
 from zoo.types import Task
-
-if TYPE_CHECKING:
-    from jaxtyping import Float, Int
-    from torch import Tensor
-
-    from zoo.zoo import Zoo
+from zoo.zoo import Zoo
 
 
 def _tokens(members: Members, tokenizer: Tokenizer) -> Float[Tensor, "n t d"]:
@@ -72,8 +69,8 @@ class TrainingData:
         self.val = Split(val, _tokens(val, tokenizer), *_tasks_of(zoo, val))
         self.config = config
         self._bank = bank_of(zoo, self.train.tasks, TRAIN)
-        self._val_support = bank_of(zoo, self.val.tasks, TRAIN)
-        self._val_bank: ExampleBank = bank_of(zoo, self.val.tasks, VAL)
+        self._val_support = bank_of(zoo, self.val.tasks, VAL, half=0)
+        self._val_bank: ExampleBank = bank_of(zoo, self.val.tasks, VAL, half=1)
         self.problem = Problem(train.layout, tokenizer, reference, tuple(self._bank.x.shape[1:]))
 
     def batch(self, stage: Stage, step: int) -> Batch:
@@ -82,18 +79,31 @@ class TrainingData:
         generator = torch.Generator().manual_seed(seed)
         pick = torch.randint(len(self.train.values), (stage.config.batch_size,), generator=generator)
         task = self.train.task_of[pick]
-        condition = Condition(self._bank.support(task, self.config.shots, generator)) if stage.condition else None
-        queries = Queries(*self._bank.queries(task, stage.queries, generator)) if stage.queries else None
+        condition = queries = None
+        if stage.condition:
+            support = self._bank.support(task, self.config.shots, generator)
+            condition = Condition(Examples(self._vary(support.x, generator), support.mask))
+        if stage.queries:
+            x, y = self._bank.queries(task, stage.queries, generator)
+            queries = Queries(self._vary(x, generator), y)
         return Batch(self.train.values[pick], task, seed, condition, queries)
 
+    def _vary(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """Augment examples whose leading axes are those of a batch of tasks."""
+        rank = x.ndim - len(self.problem.input_shape)
+        return augment(x.flatten(0, rank - 1), self.config.augment, generator).view_as(x)
+
     @torch.no_grad()
-    def validate(self, generator: Generator, ability: str, rounds: int = 3) -> float:
-        """Mean accuracy, on validation images of held-out validation tasks, of networks from the generator.
+    def validate(self, generator: Generator, ability: str, rounds: int = 5) -> float:
+        """Mean accuracy, on validation images of the validation tasks, of networks from the generator.
+
+        As for a user, the examples that networks are generated from were seen by no one before: they come from one half
+        of the validation images, the accuracy from the other.
 
         Args:
             generator: the model.
             ability: ``"reconstruct"`` (encode and decode validation networks) or ``"sample"`` (generate for the
-                validation tasks from training images of their classes).
+                validation tasks).
             rounds: independent draws of condition and noise; only for ``"sample"``.
         """
         if ability == "reconstruct":

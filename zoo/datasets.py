@@ -4,21 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
 
 from zoo.architectures import family
 from zoo.errors import BadArtefact, UsageError
 from zoo.networks import architecture_of
 from zoo.symmetry import align, fit_reference
 from zoo.types import Layout, Record, Task, Weights
-
-if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Int
-    from torch import Tensor
-
-    from zoo.zoo import Zoo
+from zoo.zoo import Zoo
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,13 +121,16 @@ class Examples:
 class ExampleBank:
     """Draws random examples of many tasks at once from one part (train, validation, test) of their data set."""
 
-    def __init__(self, dataset: Mapping[str, Tensor], tasks: Sequence[Task], part: int) -> None:
+    def __init__(
+        self, dataset: Mapping[str, Tensor], tasks: Sequence[Task], part: int, *, half: int | None = None
+    ) -> None:
         """Index the examples.
 
         Args:
             dataset: ``x``, ``y`` and ``part`` of the data set.
             tasks: tasks on it, all with the same number of classes.
             part: 0 train, 1 validation, 2 test.
+            half: 0 or 1 keeps every other example of each class only, so that two banks share no example.
 
         Raises:
             UsageError: if tasks differ in their number of classes, or a class has no example in this part.
@@ -143,13 +142,15 @@ class ExampleBank:
         labels = dataset["y"][keep].long()
         self.tasks = tuple(tasks)
         self.classes = torch.tensor([task.classes for task in tasks])  # tasks c
-        sizes = torch.bincount(labels, minlength=int(labels.max()) + 1)
+        rows = [torch.nonzero(labels == c).flatten() for c in range(int(labels.max()) + 1)]
+        rows = rows if half is None else [row[half::2] for row in rows]
+        sizes = torch.tensor([len(row) for row in rows])
         if int(sizes[self.classes.unique()].min()) == 0:
             raise UsageError("a class has no example in this part of the data set", "give it a larger share")
         self.sizes = sizes
         self.index = torch.zeros(len(sizes), int(sizes.max()), dtype=torch.long)
-        for c in range(len(sizes)):
-            self.index[c, : sizes[c]] = torch.nonzero(labels == c).flatten()
+        for row, chosen in zip(self.index, rows, strict=True):
+            row[: len(chosen)] = chosen
 
     def support(self, tasks: Int[Tensor, " b"], shots: int, generator: torch.Generator) -> Examples:
         """Draw ``shots`` distinct examples of every class of the given tasks (all, where a class has fewer)."""
@@ -177,8 +178,8 @@ class ExampleBank:
         return self.x[torch.cat(rows)], y
 
 
-def bank_of(zoo: Zoo, tasks: Sequence[Task], part: int) -> ExampleBank:
-    """Example bank over tasks that share one stored data set.
+def bank_of(zoo: Zoo, tasks: Sequence[Task], part: int, *, half: int | None = None) -> ExampleBank:
+    """Example bank over tasks that share one stored data set; arguments as in ``ExampleBank``.
 
     Raises:
         BadArtefact: if there is no task, or the tasks refer to several data sets.
@@ -186,4 +187,4 @@ def bank_of(zoo: Zoo, tasks: Sequence[Task], part: int) -> ExampleBank:
     names = {task.dataset for task in tasks}
     if len(names) != 1:
         raise BadArtefact(f"the tasks refer to {len(names)} data sets, one is needed", "rebuild the zoo")
-    return ExampleBank(zoo.dataset(names.pop()), tasks, part)
+    return ExampleBank(zoo.dataset(names.pop()), tasks, part, half=half)

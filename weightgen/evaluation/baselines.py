@@ -82,7 +82,7 @@ def nearest(setting: Setting, examples: Examples, seed: int, candidates: int) ->
     number = {task.name: i for i, task in enumerate(setting.train_tasks)}
     task_of = torch.tensor([number[r.task] for r in setting.raw.records if r.task is not None])
     distance = torch.cdist(class_means(examples), keys)[:, task_of]
-    chosen = distance.argsort(-1, stable=True)[:, :candidates]
+    chosen = distance.argsort(dim=-1, stable=True)[:, :candidates]
     return {k: v[chosen] for k, v in setting.raw.tensors.items()}
 
 

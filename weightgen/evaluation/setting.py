@@ -40,8 +40,8 @@ class Setting:
         train_tasks: distinct tasks of the training networks.
         train_support: bank of the training tasks' training images.
         val_tasks: tasks to choose settings of baselines on.
-        val_support: condition examples of the validation tasks (training images).
-        val_bank: validation images of the validation tasks.
+        val_support: condition examples of the validation tasks (one half of the validation images).
+        val_bank: the other half of the validation images of the validation tasks.
         shots: examples a class in a condition.
         recipe_training: optimiser settings that the zoo was trained with.
     """
@@ -133,8 +133,8 @@ def make_setting(zoo: Zoo, reference: Stacked | None, shots: int) -> Setting:
         train_tasks=train_tasks,
         train_support=bank_of(zoo, train_tasks, TRAIN),
         val_tasks=val_tasks,
-        val_support=bank_of(zoo, val_tasks, TRAIN),
-        val_bank=bank_of(zoo, val_tasks, VAL),
+        val_support=bank_of(zoo, val_tasks, VAL, half=0),
+        val_bank=bank_of(zoo, val_tasks, VAL, half=1),
         oracles=oracles,
         shots=shots,
         recipe_training=recipe["training"],
