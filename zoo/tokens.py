@@ -5,8 +5,8 @@ values, the last one padded and masked. A token's position says which layer, rol
 
 Scaling divides by the power of two nearest to the root mean square of the layer's role (measured on the train split
 only), so standardised values have a root mean square between 0.7 and 1.5 while division and multiplication are exact
-in floating point: ``decode(encode(w))`` returns the very same bits. Statistics that need rounding (means) belong to
-the codecs, which are lossy anyway.
+in floating point: ``decode(encode(w))`` returns the very same bits, unless a scaled value leaves the normal range of
+float32 (1e-38 to 3e38). Statistics that need rounding (means) belong to the codecs, which are lossy anyway.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ EXACT_DTYPES = tuple(name for name in TORCH_DTYPES if name != "F64")
 
 def _rows(spec: TensorSpec) -> tuple[int, int]:
     """Return (number of rows, values a row) of a tensor."""
-    if len(spec.shape) < 2:
+    if len(spec.shape) < 2 or spec.numel == 0:
         return 1, spec.numel
-    return spec.shape[0], spec.numel // max(spec.shape[0], 1)
+    return spec.shape[0], spec.numel // spec.shape[0]
 
 
 @dataclass(frozen=True)
@@ -93,11 +93,12 @@ class Tokenizer:
         """Rebuild a tokenizer from ``to_json``.
 
         Raises:
-            BadArtefact: if a field is missing.
+            BadArtefact: if a field is missing or of the wrong form.
         """
         try:
-            return cls(int(data["width"]), tuple(data["roles"]), dict(data["exponents"]))
-        except (KeyError, TypeError, ValueError) as error:
+            exponents = {str(key): int(value) for key, value in data["exponents"].items()}
+            return cls(int(data["width"]), tuple(data["roles"]), exponents)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise BadArtefact(f"tokenizer statistics are damaged ({error!r})", "train the generator again") from None
 
     def _scale(self, spec: TensorSpec) -> float:
@@ -175,7 +176,7 @@ class Tokenizer:
             count = rows * -(-columns // self.width)
             piece = values[..., start : start + count, :]
             flat = rearrange(piece, "... (r c) d -> ... r (c d)", r=rows)[..., :columns]
-            result[spec.name] = flat.reshape(*values.shape[:-2], *spec.shape) * self._scale(spec)
+            result[spec.name] = flat.reshape((*values.shape[:-2], *spec.shape)) * self._scale(spec)
             start += count
         return result
 
