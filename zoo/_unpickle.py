@@ -1,38 +1,60 @@
-"""Child process that turns a PyTorch checkpoint into safetensors, under limits it sets on itself.
+"""Child process that turns PyTorch checkpoints into safetensors, under limits it sets on itself.
 
-``python -P -m zoo._unpickle SOURCE TARGET MEMORY_BYTES FILE_BYTES CPU_SECONDS`` prints one line of JSON: ``unwrapped``
-(keys taken off the outside), ``aside`` (entries that are not weights) or ``error``. Unpickling is restricted to
-tensors and plain containers by ``weights_only``; this process exists so that a hostile file cannot take more.
+``python -P -m zoo._unpickle`` reads one request a line from stdin (JSON: ``source``, ``target``, ``memory`` and
+``file_bytes`` in bytes, ``seconds`` of processor time) and prints one answer a line: ``unwrapped`` (keys taken off the
+outside) and ``aside`` (entries that are not weights), or ``error`` and ``remedy``; ``end`` says that it takes no more.
+Unpickling is restricted to tensors and plain containers by ``weights_only``; this process exists so that a hostile
+file cannot take more. It ends when stdin does.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
+import os
+import re
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "module", "weights", "params")
+GROWTH = 1 << 30
+CORES, MAKERS = ("core", "_core"), ("scalar", "_reconstruct")  # where numpy 1 and 2 have what makes their objects
+PLAIN = "save its state dict alone, best with safetensors"
+_GLOBAL = re.compile(r"GLOBAL ([\w.]+)|Unsupported (?:class|type)[: ]+([\w.]+)")
 
 
-def limit(memory: int, file_bytes: int, seconds: int) -> None:
-    """Limit this process: memory above what it uses now, size of files it writes, processor time."""
+def used_memory() -> int:
+    """Bytes of address space of this process; 0 where the system does not tell."""
     import resource
 
-    used = 0
     statm = Path("/proc/self/statm")
-    if statm.exists():
-        used = int(statm.read_text().split()[0]) * resource.getpagesize()
-    for which, amount in (
-        (resource.RLIMIT_AS, used + memory),
-        (resource.RLIMIT_FSIZE, file_bytes),
-        (resource.RLIMIT_CPU, seconds),
-        (resource.RLIMIT_CORE, 0),
-    ):
-        hard = resource.getrlimit(which)[1]
-        allowed = amount if hard == resource.RLIM_INFINITY else min(amount, hard)
-        resource.setrlimit(which, (allowed, hard))
+    return int(statm.read_text().split()[0]) * resource.getpagesize() if statm.exists() else 0
+
+
+@contextlib.contextmanager
+def limits(memory: int, file_bytes: int, seconds: int) -> Iterator[None]:
+    """Limit this process inside the block: memory above what it uses now, size of files, further processor time."""
+    import resource
+
+    wanted = {
+        resource.RLIMIT_AS: used_memory() + memory,
+        resource.RLIMIT_FSIZE: file_bytes,
+        resource.RLIMIT_CPU: math.ceil(time.process_time()) + seconds,
+        resource.RLIMIT_CORE: 0,
+    }
+    before = {which: resource.getrlimit(which) for which in wanted}
+    for which, amount in wanted.items():
+        hard = before[which][1]
+        resource.setrlimit(which, (amount if hard == resource.RLIM_INFINITY else min(amount, hard), hard))
+    try:
+        yield
+    finally:
+        for which, pair in before.items():
+            resource.setrlimit(which, pair)
 
 
 def is_optimiser(value: Any) -> bool:
@@ -42,8 +64,11 @@ def is_optimiser(value: Any) -> bool:
 
 def flatten(value: Any, prefix: str, tensors: dict[str, Any], aside: list[str]) -> None:
     """Collect the tensors of nested containers under dotted names; note everything else in ``aside``."""
+    import numpy as np
     import torch
 
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
+        value = torch.from_numpy(value.astype(value.dtype.newbyteorder("="), order="C"))
     if isinstance(value, torch.Tensor):
         if prefix in tensors:
             raise ValueError(f"two entries are both named {prefix!r}")
@@ -91,27 +116,72 @@ def select(loaded: Any) -> tuple[dict[str, Any], list[str], list[str]]:
     return tensors, unwrapped, aside
 
 
-def main(source: str, target: str, memory: int, file_bytes: int, seconds: int) -> dict[str, Any]:
-    """Convert one file; returns what the parent is told."""
+def harmless() -> list[Any]:
+    """What checkpoints hold beside tensors and what runs no code of the file: settings, numpy numbers and arrays."""
+    import argparse
+
+    import numpy as np
+    from numpy._core import multiarray
+
+    kinds = [type(np.dtype(name)) for name in ("f8", "f4", "f2", "i8", "i4", "i2", "i1", "u8", "u4", "u2", "u1", "?")]
+    makers = [(getattr(multiarray, name), f"numpy.{core}.multiarray.{name}") for name in MAKERS for core in CORES]
+    return [argparse.Namespace, np.dtype, np.ndarray, *kinds, *makers]
+
+
+def explain(error: Exception) -> tuple[str, str]:
+    """Cause and remedy for what ``torch.load`` said; it never advises to trust the file."""
+    text = str(error)
+    if "TorchScript" in text:
+        return "it is a scripted module, which holds code", "load it with torch.jit.load and save its state_dict()"
+    found = _GLOBAL.search(text)
+    if found is not None:
+        cause = f"it holds an object of the class {found[1] or found[2]}, not plain tensors"
+        return cause, "where you trust it, load it with the code that made it and save its state_dict()"
+    lines = [line.strip() for line in text.partition("WeightsUnpickler error:")[2].splitlines() if line.strip()]
+    lines += [line.strip() for line in text.splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0] if lines else 'no reason given'}"[:500], PLAIN
+
+
+def convert(source: str, target: str, memory: int, file_bytes: int, seconds: int) -> dict[str, Any]:
+    """Convert one file; returns the answer."""
     import torch
 
     from zoo import safefile
     from zoo.errors import BadArtefact
 
-    torch.set_num_threads(1)
-    limit(memory, file_bytes, seconds)
+    too_much = {"error": f"it needs more than {memory >> 20} MiB of memory", "remedy": PLAIN, "end": True}
     try:
-        loaded = torch.load(source, map_location="cpu", weights_only=True)
-        tensors, unwrapped, aside = select(loaded)
-        safefile.save(Path(target), tensors)
+        with limits(memory, file_bytes, seconds), torch.serialization.safe_globals(harmless()):
+            loaded = torch.load(source, map_location="cpu", weights_only=True)
+            tensors, unwrapped, aside = select(loaded)
+            safefile.save(Path(target), tensors)
     except MemoryError:
-        return {"error": f"it needs more than {memory >> 20} MiB of memory"}
+        return too_much
     except BadArtefact as error:
-        return {"error": error.cause}
+        return {"error": error.cause, "remedy": error.remedy}
     except Exception as error:  # any failure of the unpickler is the file's, and is told to the parent as text
-        return {"error": f"{type(error).__name__}: {error}"[:2000]}
+        if "can't allocate memory" in str(error):
+            return too_much
+        cause, remedy = explain(error)
+        return {"error": cause, "remedy": remedy}
     return {"unwrapped": unwrapped, "aside": aside[:1000]}
 
 
+def main() -> None:
+    """Answer requests until there are no more, or this process has grown too large."""
+    import torch
+
+    torch.set_num_threads(1)
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever prints is not taken for an answer
+    started = used_memory()
+    for line in sys.stdin:
+        answer = convert(**json.loads(line))
+        answer["end"] = answer.get("end", False) or used_memory() > started + GROWTH
+        print(json.dumps(answer), file=answers, flush=True)
+        if answer["end"]:
+            break
+
+
 if __name__ == "__main__":
-    print(json.dumps(main(sys.argv[1], sys.argv[2], *(int(a) for a in sys.argv[3:6]))))
+    main()

@@ -7,10 +7,6 @@ back named tensors in the order of the file. Pickles are opened in a child proce
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -18,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo import safefile
-from zoo.errors import BadArtefact, WeightgenError
+from zoo import safefile, unpickle
+from zoo.errors import BadArtefact
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,8 +24,6 @@ TORCH_SUFFIXES = (".pt", ".pth", ".th", ".bin", ".ckpt")
 INDEX_SUFFIX = ".index.json"
 MAX_INDEX = 64 << 20
 MAX_EXPANSION = 200
-SPARE_BYTES = 512 << 20
-SECONDS = 120
 
 
 @dataclass(frozen=True)
@@ -189,42 +183,14 @@ def shards_of(path: Path) -> set[str]:
 
 
 def _torch(path: Path) -> TensorFile:
-    size = path.stat().st_size
-    limits = (3 * size + SPARE_BYTES, 4 * size + (64 << 20), SECONDS + (size >> 24))
-    package = str(Path(__file__).resolve().parents[1])
-    search = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment = {**os.environ, "PYTHONPATH": search, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    with tempfile.TemporaryDirectory(prefix="weightgen-") as folder:
-        target = Path(folder) / "converted.safetensors"
-        command = [sys.executable, "-P", "-m", "zoo._unpickle", str(path.resolve()), str(target), *map(str, limits)]
-        try:
-            done = subprocess.run(
-                command, cwd=folder, env=environment, capture_output=True, timeout=2 * limits[2], check=False
-            )
-        except subprocess.TimeoutExpired:
-            raise BadArtefact(f"{path} took more than {2 * limits[2]} s to unpickle", "convert it yourself") from None
-        except OSError as error:
-            raise WeightgenError(f"cannot start a child process to read {path}: {error}") from None
-        try:
-            answer = json.loads(done.stdout.splitlines()[-1])
-        except (ValueError, IndexError):
-            last = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
-            answer = {"error": f"the reading process died ({last[0][:200]})"}
-        if "error" in answer:
-            raise BadArtefact(
-                f"{path} cannot be read as plain weights: {answer['error'].splitlines()[0]}",
-                "save its state dict alone, best with safetensors",
-            )
-        tensors, _ = safefile.load(target)
+    tensors, unwrapped, aside = unpickle.read(path)
     notes = []
-    if answer["unwrapped"]:
-        notes.append(f"taken from {'.'.join(answer['unwrapped'])}")
-    if answer["aside"]:
-        listed = ", ".join(answer["aside"][:6]) + (" ..." if len(answer["aside"]) > 6 else "")
-        notes.append(f"left aside: {listed}")
-    return TensorFile(
-        tensors, (FileInfo(path.stem + ".safetensors", {"format": "pt"}, tuple(tensors)),), None, tuple(notes)
-    )
+    if unwrapped:
+        notes.append(f"taken from {'.'.join(unwrapped)}")
+    if aside:
+        notes.append(f"left aside: {', '.join(aside[:6])}{' ...' if len(aside) > 6 else ''}")
+    info = FileInfo(path.stem + ".safetensors", {"format": "pt"}, tuple(tensors))
+    return TensorFile(tensors, (info,), None, tuple(notes))
 
 
 def _npz(path: Path) -> TensorFile:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import pickle
 import random
 import struct
+import subprocess
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
@@ -16,7 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.zoo.samples import mlp, same
-from zoo import formats, safefile
+from zoo import formats, safefile, unpickle
 from zoo._unpickle import select
 from zoo.errors import BadArtefact, WeightgenError
 
@@ -164,14 +166,67 @@ def test_malicious_pickles_run_no_code(tmp_path: Path) -> None:
     marker = tmp_path / "marker"
     (tmp_path / "a.bin").write_bytes(pickle.dumps({"weight": _Attack(marker)}))
     torch.save({"state_dict": {"weight": torch.ones(1), "x": _Attack(marker)}}, tmp_path / "b.pt")
-    for name in ("a.bin", "b.pt"):
-        with pytest.raises(BadArtefact, match="cannot be read as plain weights"):
-            formats.read_tensors(tmp_path / name)
+    with unpickle.shared():
+        for name in ("a.bin", "b.pt"):
+            with pytest.raises(BadArtefact, match="cannot be read as plain weights"):
+                formats.read_tensors(tmp_path / name)
     assert not marker.exists()
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+def test_what_holds_code_is_refused_with_a_remedy(tmp_path: Path) -> None:
+    module = torch.nn.Sequential(torch.nn.Linear(2, 2))
+    torch.save(module, tmp_path / "module.pt")
+    torch.jit.trace(module, torch.ones(1, 2)).save(tmp_path / "scripted.pt")
+    with unpickle.shared():
+        with pytest.raises(BadArtefact, match=r"class torch\.nn\.modules\.container\.Sequential.*save its state_dict"):
+            formats.read_tensors(tmp_path / "module.pt")
+        with pytest.raises(BadArtefact, match=r"a scripted module, which holds code\. load it with torch\.jit\.load"):
+            formats.read_tensors(tmp_path / "scripted.pt")
+
+
+def test_settings_and_numpy_numbers_are_left_aside(tmp_path: Path) -> None:
+    state = {"fc.weight": torch.ones(2, 2), "bn.num_batches_tracked": torch.tensor((1 << 53) + 1)}
+    settings = argparse.Namespace(lr=np.float32(0.5), name="x")
+    torch.save({"state_dict": state, "args": settings, "best": np.float64(0.5), "e": np.arange(2)}, tmp_path / "a.pt")
+    torch.save({"w": np.arange(6, dtype=">f4").reshape(2, 3), "b": torch.ones(1)}, tmp_path / "b.pt")
+    with unpickle.shared():
+        found = formats.read_tensors(tmp_path / "a.pt")
+        assert same(found.tensors, state)
+        assert found.notes == ("taken from state_dict", "left aside: args, best, e")
+        assert same(
+            formats.read_tensors(tmp_path / "b.pt").tensors,
+            {"w": torch.arange(6.0).reshape(2, 3), "b": torch.ones(1)},
+        )
+
+
+def test_one_process_reads_many_files_and_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for seed in range(40):
+        torch.save({"w": torch.full((3,), float(seed))}, tmp_path / f"{seed}.pt")
+    torch.save({"w": torch.ones(1).expand(1 << 40)}, tmp_path / "huge.pt")
+    started, popen = [], subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: started.append(process := popen(*a, **k)) or process)
+    with unpickle.shared():
+        for seed in range(40):
+            assert formats.read_tensors(tmp_path / f"{seed}.pt").tensors["w"][0] == seed
+        assert len(started) == 1
+        with pytest.raises(BadArtefact, match="memory"):
+            formats.read_tensors(tmp_path / "huge.pt")
+        assert formats.read_tensors(tmp_path / "1.pt").tensors["w"][0] == 1
+        started[-1].kill()
+        started[-1].wait()
+        assert formats.read_tensors(tmp_path / "2.pt").tensors["w"][0] == 2
+        assert len(started) == 3
+        monkeypatch.setattr(unpickle, "START_SECONDS", -2 * unpickle.SECONDS)
+        with pytest.raises(BadArtefact, match="to unpickle"):
+            formats.read_tensors(tmp_path / "3.pt")
+        started.clear()
+    monkeypatch.undo()
+    assert formats.read_tensors(tmp_path / "4.pt").tensors["w"][0] == 4
+
+
 def test_memory_of_the_child_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(formats, "SPARE_BYTES", 64 << 20)
+    monkeypatch.setattr(unpickle, "SPARE_BYTES", 64 << 20)
     torch.save({"huge": torch.ones(1).expand(1 << 40)}, tmp_path / "a.pt")
     with pytest.raises(BadArtefact, match=r"a\.pt cannot be read as plain weights"):
         formats.read_tensors(tmp_path / "a.pt")
