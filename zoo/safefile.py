@@ -166,6 +166,20 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return {entry.name: _tensor(buffer, entry, 8 + length) for entry in entries}, metadata
 
 
+def names(path: Path) -> list[str]:
+    """Names of the tensors of a file in header order, without reading values; empty if the header is not exact."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > min(MAX_HEADER, size - 8):
+                return []
+            entries, _ = parse_header(file.read(length), size - 8 - length)
+    except (OSError, ValueError, struct.error):
+        return []
+    return [entry.name for entry in entries]
+
+
 def _tensor(buffer: bytearray | mmap.mmap, entry: Entry, start: int) -> Tensor:
     import torch
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from zoo import formats, safefile
-from zoo.errors import BadArtefact
+from zoo.errors import BadArtefact, WeightgenError
 from zoo.kinds import ORIGIN, Found, Kind, parse_json, register
 from zoo.naming import layer_index, module_of
 from zoo.types import Layout, TensorSpec, Weights
@@ -16,6 +16,9 @@ from zoo.types import Layout, TensorSpec, Weights
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from zoo.architectures import UnitGroup
+
+MAX_INVARIANT = 10_000_000
 DEFAULT_FILE = "model.safetensors"
 _NORM_PARTS = ("norm", "bn", "ln")
 
@@ -73,30 +76,65 @@ class Dense(Kind):
     def read(self, path: Path, *, root: Path | None = None) -> Found:
         """Read one file, or all shards of an index; see ``Kind.read``."""
         source = formats.read_tensors(path, root=root)
-        files = [
-            {"name": info.name, "metadata": dict(info.metadata), "names": list(info.names)} for info in source.files
-        ]
-        if source.index is None:
-            del files[0]["names"]
-        origin = {"files": files, "index": list(source.index) if source.index else None}
-        return Found(from_state_dict(source.tensors), {ORIGIN: json.dumps(origin).encode()}, source.notes)
+        return found(from_state_dict(source.tensors), source)
 
     def write(self, weights: Weights, folder: Path, extra_files: Mapping[str, bytes] | None = None) -> None:
         """Write the file or shards it came from; see ``Kind.write``."""
-        extra = dict(extra_files or {})
-        files = (formats.FileInfo(DEFAULT_FILE, {"format": "pt"}, tuple(weights.tensors)),)
-        index = None
-        if ORIGIN in extra:
-            origin = parse_json(extra.pop(ORIGIN), ORIGIN)
-            files = tuple(
-                formats.FileInfo(info["name"], info["metadata"], tuple(info.get("names", weights.tensors)))
-                for info in origin["files"]
-            )
-            index = origin["index"]
-        formats.write_tensors(folder, weights.tensors, files, index)
-        for name, data in extra.items():
-            (folder / name).write_bytes(data)
+        write(weights, folder, extra_files)
 
     def canonical(self, weights: Weights) -> Weights:
-        """The weights themselves: hidden units can only be aligned where the architecture is known."""
-        return weights
+        """Hidden units in the order and with the signs of ``zoo.unit_order``, where the architecture is known."""
+        groups = _groups(weights.layout)
+        if not groups:
+            return weights
+        from zoo.unit_order import in_order
+
+        return Weights(weights.layout, in_order(weights.tensors, groups))
+
+    def invariant(self, weights: Weights) -> float | None:
+        """Norm of all tensors, for networks of known architecture that are not large; see ``Kind.invariant``."""
+        if weights.layout.numel > MAX_INVARIANT or not _groups(weights.layout):
+            return None
+        return sum(float(tensor.double().square().sum()) for tensor in weights.tensors.values()) ** 0.5
+
+
+def _groups(layout: Layout) -> Sequence[UnitGroup]:
+    """Interchangeable units of a network; none if its architecture is not known or does not fit its tensors."""
+    architecture = layout.config.get("architecture")
+    if not isinstance(architecture, Mapping):
+        return ()
+    from zoo.architectures import family
+
+    shapes = {spec.name: spec.shape for spec in layout.tensors}
+    try:
+        groups = family(architecture).groups(architecture)
+        fits = all(shapes[name][axis] == group.size for group in groups for name, axis in group.axes)
+    except (WeightgenError, LookupError, TypeError, ValueError, AttributeError):
+        return ()  # the description came with the file and is not to be trusted
+    return groups if fits else ()
+
+
+def found(weights: Weights, source: formats.TensorFile) -> Found:
+    """What a kind of single files answers: the weights, and how to write the files again."""
+    files = [{"name": info.name, "metadata": dict(info.metadata), "names": list(info.names)} for info in source.files]
+    if source.index is None:
+        del files[0]["names"]
+    origin = {"files": files, "index": list(source.index) if source.index else None}
+    return Found(weights, {ORIGIN: json.dumps(origin).encode()}, source.notes)
+
+
+def write(weights: Weights, folder: Path, extra_files: Mapping[str, bytes] | None = None) -> None:
+    """Write the file or shards that ``found`` describes, or one file of a default name; see ``Kind.write``."""
+    extra = dict(extra_files or {})
+    files = (formats.FileInfo(DEFAULT_FILE, {"format": "pt"}, tuple(weights.tensors)),)
+    index = None
+    if ORIGIN in extra:
+        origin = parse_json(extra.pop(ORIGIN), ORIGIN)
+        files = tuple(
+            formats.FileInfo(info["name"], info["metadata"], tuple(info.get("names", weights.tensors)))
+            for info in origin["files"]
+        )
+        index = origin["index"]
+    formats.write_tensors(folder, weights.tensors, files, index)
+    for name, data in extra.items():
+        (folder / name).write_bytes(data)
