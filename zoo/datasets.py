@@ -96,8 +96,10 @@ class Examples:
             classes: number of classes; by default one more than the largest label.
 
         Raises:
-            UsageError: if a class has no example, or a label lies outside the range.
+            UsageError: if there is no example, a class has none, or a label lies outside the range.
         """
+        if len(y) == 0:
+            raise UsageError("there are no examples", "give at least one example of every class")
         count = int(y.max()) + 1 if classes is None else classes
         sizes = torch.bincount(y.long().clamp(min=0), minlength=count)
         if int(y.min()) < 0 or len(sizes) > count:
@@ -142,7 +144,7 @@ class ExampleBank:
         labels = dataset["y"][keep].long()
         self.tasks = tuple(tasks)
         self.classes = torch.tensor([task.classes for task in tasks])  # tasks c
-        rows = [torch.nonzero(labels == c).flatten() for c in range(int(labels.max()) + 1)]
+        rows = [torch.nonzero(labels == c).flatten() for c in range(int(dataset["y"].max()) + 1)]
         rows = rows if half is None else [row[half::2] for row in rows]
         sizes = torch.tensor([len(row) for row in rows])
         if int(sizes[self.classes.unique()].min()) == 0:

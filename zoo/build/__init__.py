@@ -75,16 +75,19 @@ def build(
         _prepare(zoo, plan, resolved)
         members = plan.members()
         present = {record.lineage for record in zoo.records()}
-        missing = [member for member in members if member[0] not in present]
-        skipped = done = len(members) - len(missing)
-        failed = 0
-        for start in range(0, len(missing), GROUP):
-            group = list(plan.train(missing[start : start + GROUP]))
-            failed += _commit(zoo, group, resolved["recipe"])
-            done += len(group)
+        added = failed = 0
+        for start in range(0, len(members), GROUP):  # the same groups in every run: rounding depends on the company
+            chunk = members[start : start + GROUP]
+            missing = [member for member in chunk if member[0] not in present]
+            if not missing:
+                continue
+            failures = _commit(zoo, list(plan.train(missing)), resolved["recipe"])
+            failed += failures
+            added += len(missing) - failures
             if progress:
-                progress("train networks", done, len(members))
-        return BuildReport(len(missing) - failed, skipped, failed, len(zoo), time.monotonic() - started)
+                progress("train networks", start + len(chunk), len(members))
+        skipped = len(members) - added - failed
+        return BuildReport(added, skipped, failed, len(zoo), time.monotonic() - started)
 
 
 def _prepare(zoo: Zoo, plan: Recipe, resolved: dict) -> None:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from zoo.architectures import Architecture
 from zoo.build.registry import Member, Recipe, register_recipe
@@ -31,6 +31,12 @@ class DataConfig(StrictConfig):
     source: str = "sklearn-digits"
     validation: float = Field(default=0.15, gt=0, lt=1)
     test: float = Field(default=0.25, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _leave_some_for_training(self) -> Self:
+        if self.validation + self.test >= 1:
+            raise ValueError(f"data.validation + data.test is {self.validation + self.test:g}, it must be below 1")
+        return self
 
 
 class SubsetConfig(StrictConfig):
