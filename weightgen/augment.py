@@ -22,9 +22,7 @@ class AugmentConfig(StrictConfig):
     scale: float = Field(0.0, ge=0, lt=1, description="largest relative change of size")
 
 
-def augment(
-    x: Float[Tensor, "n ..."], config: AugmentConfig, generator: torch.Generator
-) -> Float[Tensor, "n ..."]:
+def augment(x: Float[Tensor, "n ..."], config: AugmentConfig, generator: torch.Generator) -> Float[Tensor, "n ..."]:
     """Change every example at random.
 
     Args:
@@ -45,7 +43,10 @@ def augment(
         size = 1 + uniform(config.scale)
         cos, sin = torch.cos(angle) * size, torch.sin(angle) * size
         matrix = torch.stack(
-            [torch.stack([cos, -sin, 2 * uniform(config.shift)], -1), torch.stack([sin, cos, 2 * uniform(config.shift)], -1)],
+            [
+                torch.stack([cos, -sin, 2 * uniform(config.shift)], -1),
+                torch.stack([sin, cos, 2 * uniform(config.shift)], -1),
+            ],
             1,
         )
         grid = F.affine_grid(matrix, list(images.shape), align_corners=False)

@@ -12,11 +12,13 @@ from torch import Tensor
 from weightgen.augment import augment
 from weightgen.generators import Generator, GeneratorConfig, Problem, Stage
 from weightgen.types import Batch, Condition, Queries
+from zoo.architectures import family
 from zoo.build.sources import TRAIN, VAL
 from zoo.build.vectorised import seed_of
 from zoo.datasets import ExampleBank, Examples, Members, bank_of, load_members, reference_of
-from zoo.networks import logits_many
+from zoo.networks import architecture_of, logits_many
 from zoo.split import check_splits
+from zoo.symmetry import rename_outputs
 from zoo.tokens import Tokenizer
 from zoo.types import Task
 from zoo.zoo import Zoo
@@ -71,6 +73,8 @@ class TrainingData:
         self._bank = bank_of(zoo, self.train.tasks, TRAIN)
         self._val_support = bank_of(zoo, self.val.tasks, VAL, half=0)
         self._val_bank: ExampleBank = bank_of(zoo, self.val.tasks, VAL, half=1)
+        architecture = architecture_of(train.layout)
+        self._outputs = family(architecture).outputs(architecture)
         self.problem = Problem(train.layout, tokenizer, reference, tuple(self._bank.x.shape[1:]))
 
     def batch(self, stage: Stage, step: int) -> Batch:
@@ -78,15 +82,20 @@ class TrainingData:
         seed = seed_of(self.config.seed, stage.name, step)
         generator = torch.Generator().manual_seed(seed)
         pick = torch.randint(len(self.train.values), (stage.config.batch_size,), generator=generator)
-        task = self.train.task_of[pick]
+        task, values, order = self.train.task_of[pick], self.train.values[pick], None
+        if self.config.rename_classes:
+            order = torch.rand(len(pick), self._outputs.size, generator=generator).argsort(-1)
+            tensors = self.problem.tokenizer.tensors(values, self.problem.layout)
+            renamed = rename_outputs(tensors, self._outputs, order)
+            values = self.problem.tokenizer.values(renamed, self.problem.layout)
         condition = queries = None
         if stage.condition:
-            support = self._bank.support(task, self.config.shots, generator)
+            support = self._bank.support(task, self.config.shots, generator, order)
             condition = Condition(Examples(self._vary(support.x, generator), support.mask))
         if stage.queries:
-            x, y = self._bank.queries(task, stage.queries, generator)
+            x, y = self._bank.queries(task, stage.queries, generator, order)
             queries = Queries(self._vary(x, generator), y)
-        return Batch(self.train.values[pick], task, seed, condition, queries)
+        return Batch(values, self._bank.identity(task, order), seed, condition, queries)
 
     def _vary(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """Augment examples whose leading axes are those of a batch of tasks."""

@@ -47,7 +47,7 @@ class Batch:
 
     Attributes:
         values: tokens of ``b`` networks of one layout.
-        task: number of each network's task, to know which networks belong together.
+        task: number of each network's task (classes and their order), to know which networks belong together.
         seed: decides every random number that the loss draws, so that a step can be repeated exactly.
         condition: what is known about each network's task, if the stage asked for it.
         queries: examples of each network's task to compute a behavioural loss on, if the stage asked for them.

@@ -154,20 +154,46 @@ class ExampleBank:
         for row, chosen in zip(self.index, rows, strict=True):
             row[: len(chosen)] = chosen
 
-    def support(self, tasks: Int[Tensor, " b"], shots: int, generator: torch.Generator) -> Examples:
-        """Draw ``shots`` distinct examples of every class of the given tasks (all, where a class has fewer)."""
-        classes = self.classes[tasks]  # b c
+    def support(
+        self,
+        tasks: Int[Tensor, " b"],
+        shots: int,
+        generator: torch.Generator,
+        order: Int[Tensor, "b c"] | None = None,
+    ) -> Examples:
+        """Draw ``shots`` distinct examples of every class of the given tasks (all, where a class has fewer).
+
+        Args:
+            tasks: number of each task.
+            shots: examples a class.
+            generator: source of randomness.
+            order: renames the classes of each task: new class ``i`` is old class ``order[i]``.
+        """
+        classes = self._ordered(tasks, order)
         valid = torch.arange(self.index.shape[1]) < self.sizes[classes][..., None]  # b c n
         order = torch.rand(valid.shape, generator=generator).masked_fill(~valid, 2.0).argsort(-1)[..., :shots]
         mask = valid.gather(-1, order)
         x = self.x[self.index[classes].gather(-1, order)]
         return Examples(x * mask.view(*mask.shape, *[1] * (x.ndim - 3)), mask)
 
-    def queries(
-        self, tasks: Int[Tensor, " b"], count: int, generator: torch.Generator
-    ) -> tuple[Float[Tensor, "b q ..."], Int[Tensor, "b q"]]:
-        """Draw ``count`` labelled examples a task: a uniform class, then a uniform example of it."""
+    def _ordered(self, tasks: Int[Tensor, " b"], order: Int[Tensor, "b c"] | None) -> Int[Tensor, "b c"]:
         classes = self.classes[tasks]
+        return classes if order is None else classes.gather(1, order)
+
+    def identity(self, tasks: Int[Tensor, " b"], order: Int[Tensor, "b c"] | None = None) -> Int[Tensor, " b"]:
+        """A number that is equal for equal classes in equal order, and differs otherwise (up to 12 classes of 30)."""
+        classes = self._ordered(tasks, order)
+        return (classes * 31 ** torch.arange(classes.shape[1])).sum(1)
+
+    def queries(
+        self,
+        tasks: Int[Tensor, " b"],
+        count: int,
+        generator: torch.Generator,
+        order: Int[Tensor, "b c"] | None = None,
+    ) -> tuple[Float[Tensor, "b q ..."], Int[Tensor, "b q"]]:
+        """Draw ``count`` labelled examples a task: a uniform class, then a uniform example of it; see ``support``."""
+        classes = self._ordered(tasks, order)
         y = torch.randint(classes.shape[1], (len(tasks), count), generator=generator)
         digit = classes.gather(1, y)
         pick = (torch.rand(y.shape, generator=generator) * self.sizes[digit]).long()

@@ -122,6 +122,22 @@ def scramble(tensors: Tensors, groups: Sequence[UnitGroup], generator: torch.Gen
     return current
 
 
+def rename_outputs(tensors: Tensors, outputs: UnitGroup, order: Int[Tensor, "b c"]) -> dict[str, Tensor]:
+    """Reorder the classes of many networks: new class ``i`` of network ``b`` is old class ``order[b, i]``.
+
+    Args:
+        tensors: state dict whose values have a leading axis over networks.
+        outputs: axes of a single network that index classes.
+        order: one permutation a network.
+    """
+    result = dict(tensors)
+    for name, axis in outputs.axes:
+        value = result[name]
+        shape = [len(order) if a == 0 else outputs.size if a == axis + 1 else 1 for a in range(value.ndim)]
+        result[name] = value.gather(axis + 1, order.view(shape).expand_as(value))
+    return result
+
+
 def fit_reference(networks: Sequence[Tensors], groups: Sequence[UnitGroup], *, rounds: int = 10) -> dict[str, Tensor]:
     """Find a reference for a collection: align all to it, average, repeat until the average stands still.
 

@@ -132,25 +132,36 @@ class Tokenizer:
             positions.append(torch.stack([layer, role, row, chunk], -1).flatten(0, 1))
         return torch.cat(masks), torch.cat(positions)
 
+    def values(self, tensors: Mapping[str, Tensor], layout: Layout) -> Float[Tensor, "*b t d"]:
+        """Tokens of one network, or of many whose tensors share leading axes; no masks, no checks.
+
+        Args:
+            tensors: values by name, all with the same leading axes.
+            layout: shapes without these axes.
+        """
+        pieces = []
+        for spec in layout.tensors:
+            rows, columns = _rows(spec)
+            lead = tensors[spec.name].shape[: tensors[spec.name].ndim - len(spec.shape)]
+            flat = tensors[spec.name].float().reshape(*lead, rows, columns) / self._scale(spec)
+            padded = F.pad(flat, (0, -columns % self.width))
+            pieces.append(rearrange(padded, "... r (c d) -> ... (r c) d", d=self.width))
+        return torch.cat(pieces, -2)
+
     def encode(self, weights: Weights) -> Tokens:
         """Turn weights into tokens.
 
         Raises:
             UsageError: if a role is unknown or an element type cannot be held exactly in float32 tokens.
         """
-        values = []
         for spec in weights.layout.tensors:
             if spec.dtype not in EXACT_DTYPES:
                 raise UsageError(
                     f"tensor {spec.name!r} is {spec.dtype}, which float32 tokens cannot hold exactly",
                     f"convert it to one of {', '.join(EXACT_DTYPES)} first",
                 )
-            rows, columns = _rows(spec)
-            flat = weights.tensors[spec.name].float().reshape(rows, columns) / self._scale(spec)
-            padded = F.pad(flat, (0, -columns % self.width))
-            values.append(rearrange(padded, "r (c d) -> (r c) d", d=self.width))
         mask, position = self.template(weights.layout)
-        return Tokens(torch.cat(values), mask, position)
+        return Tokens(self.values(weights.tensors, weights.layout), mask, position)
 
     def tensors(self, values: Tensor, layout: Layout) -> dict[str, Tensor]:
         """Differentiable inverse of ``encode`` on a batch, in float32.

@@ -61,15 +61,10 @@ def draw_card(card: Mapping[str, Any], path: Path) -> None:
     axes.grid(axis="x", color="#e4e7eb", lw=0.8)
     axes.set_axisbelow(True)
     first = rows[0]
-    figure.suptitle(
-        f"{card['generator']}: {first['n_tasks']} held-out tasks, {first['seeds']} seeds, "
-        f"{card['shots']} examples a class",
-        x=0.01,
-        ha="left",
-        fontsize=13,
-        color=INK,
-    )
-    axes.set_title(_subtitle(card), loc="left", fontsize=9, color=INK)
+    title = f"{card['generator']}: {first['n_tasks']} held-out tasks, {first['seeds']} seeds, {card['shots']} shots"
+    figure.suptitle(f"{title}\n", x=0.01, ha="left", fontsize=13, color=INK)
+    figure.text(0.01, 0.985 - 0.32 / figure.get_figheight(), _subtitle(card), fontsize=9, color=INK, va="top")
+    axes.set_title("\n", fontsize=9)
     side = path.with_suffix(".partial.png")
     figure.savefig(side, dpi=130)
     plt.close(figure)

@@ -40,9 +40,12 @@ BEST_OF = ("generated", "gaussian", "nearest", "scratch")
 ORACLE = "oracle"
 
 
-def shuffled(examples: Examples) -> Examples:
-    """Give every task the examples of the next one."""
-    return Examples(examples.x.roll(1, 0), examples.mask.roll(1, 0))
+def shuffled(examples: Examples, seed: int) -> Examples:
+    """Give every task the examples of another one, chosen at random: a cycle through the tasks in random order."""
+    order = torch.randperm(len(examples.x), generator=torch.Generator().manual_seed(seed))
+    other = torch.empty_like(order)
+    other[order] = order.roll(1)
+    return Examples(examples.x[other], examples.mask[other])
 
 
 def junk(examples: Examples, seed: int) -> Examples:
@@ -109,7 +112,7 @@ def evaluate_generator(
         failures.append(_failed(setting, networks, accuracy))
         if number == 0:
             new = novelty(setting, networks, _first(setting, generator))
-        for name, control in (("shuffled", shuffled(examples)), ("junk", junk(examples, seed))):
+        for name, control in (("shuffled", shuffled(examples, seed)), ("junk", junk(examples, seed))):
             controls.add(name, setting.accuracy(generator.networks(Condition(control), seed)))
         for name, method in METHODS.items():
             wanted = candidates if name in BEST_OF else 1

@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor, nn
 
 from weightgen.augment import AugmentConfig
 from weightgen.types import Batch, Condition, Loss
+from zoo.architectures import family
 from zoo.config import StrictConfig
 from zoo.errors import UsageError
 from zoo.networks import architecture_of
@@ -47,6 +48,7 @@ class GeneratorConfig(StrictConfig):
     align: bool = Field(default=True, description="align hidden units of the zoo before learning from it")
     shots: int = Field(default=10, ge=1, description="examples a class that a condition holds while training")
     augment: AugmentConfig = AugmentConfig()
+    rename_classes: bool = Field(default=True, description="train on random orders of the classes of every task")
 
 
 @dataclass(frozen=True)
@@ -103,9 +105,24 @@ class Generator(nn.Module, abc.ABC):
         self.register_buffer("mask", mask, persistent=False)
         self.register_buffer("position", position, persistent=False)
         self.architecture = architecture_of(problem.layout)
+        self.register_buffer("class_of_token", self._class_of_token(), persistent=False)
 
     mask: Tensor
     position: Tensor
+    class_of_token: Tensor
+
+    def _class_of_token(self) -> Int[Tensor, " t"]:
+        """The class whose output weights a token holds, or -1: rows of the last layer belong to one class each."""
+        layout, tokenizer = self.problem.layout, self.problem.tokenizer
+        specs = {spec.name: spec for spec in layout.tensors}
+        result = torch.full((len(self.position),), -1)
+        for name, axis in family(self.architecture).outputs(self.architecture).axes:
+            spec = specs[name]
+            if axis == 0 and len(spec.shape) > 1:
+                where = torch.tensor([spec.layer, tokenizer.roles.index(spec.role)])
+                here = (self.position[:, :2] == where).all(-1)
+                result[here] = self.position[here, 2]
+        return result
 
     @abc.abstractmethod
     def stages(self) -> Sequence[Stage]:

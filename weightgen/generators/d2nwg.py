@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal
 import torch
 import torch.nn.functional as F
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -82,12 +82,24 @@ class Denoiser(nn.Module):
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
         self.unconditional = nn.Parameter(torch.randn(1, 1, config.width) * 0.1)
+        self.of_class = nn.Linear(config.width, config.width)
 
     def forward(
-        self, noisy: Float[Tensor, "b t c"], time: Tensor, condition: Float[Tensor, "b k h"], position: Tensor
+        self,
+        noisy: Float[Tensor, "b t c"],
+        time: Int[Tensor, " b"],
+        condition: Float[Tensor, "b k h"],
+        position: Int[Tensor, "t 4"],
+        class_of_token: Int[Tensor, " t"],
     ) -> Float[Tensor, "b t c"]:
-        """Velocity at the given time steps."""
+        """Velocity at the given time steps.
+
+        Every token attends to all condition tokens. A token with the output weights of one class is told the condition
+        token of that class directly, so that renaming the classes of a task renames the outputs of the network.
+        """
         hidden = self.into(noisy) + self.position(position)
+        own = self.of_class(condition)[:, class_of_token.clamp(min=0)]
+        hidden = hidden + own * (class_of_token >= 0)[:, None]
         return self.out(self.body(hidden, time, condition))
 
 
@@ -200,7 +212,10 @@ class D2NWG(Generator):
         noise = torch.randn(latent.shape, generator=generator)
         noisy = self.scheduler.add_noise(latent, noise, time)
         target = self.scheduler.get_velocity(latent, noise, time)
-        return F.mse_loss(self.denoiser(noisy, time, condition, self.position), target)
+        return F.mse_loss(self._velocity(noisy, time, condition), target)
+
+    def _velocity(self, noisy: Tensor, time: Tensor, condition: Tensor) -> Float[Tensor, "b t c"]:
+        return self.denoiser(noisy, time, condition, self.position, self.class_of_token)
 
     def _behaviour_loss(self, batch: Batch) -> Loss:
         """Task loss of the networks that the sampler would write.
@@ -237,10 +252,10 @@ class D2NWG(Generator):
     ) -> tuple[Float[Tensor, "b t c"], Float[Tensor, "b t c"]]:
         """One deterministic sampler step: the next noisy latent, and the estimate of the clean one."""
         times = time.expand(len(noisy))
-        velocity = self.denoiser(noisy, times, condition, self.position)
+        velocity = self._velocity(noisy, times, condition)
         if guidance != 1.0:
             nothing = self.denoiser.unconditional.expand_as(condition)
-            free = self.denoiser(noisy, times, nothing, self.position)
+            free = self._velocity(noisy, times, nothing)
             velocity = free + guidance * (velocity - free)
         out = self.scheduler.step(velocity, time, noisy)
         return out.prev_sample, out.pred_original_sample

@@ -53,6 +53,11 @@ class Family(Protocol):
         ...
 
     @staticmethod
+    def outputs(architecture: Architecture) -> UnitGroup:
+        """Return the axes that index the classes; permuting them renames the classes."""
+        ...
+
+    @staticmethod
     def describe(architecture: Architecture) -> str:
         """Return one short phrase for people and text encoders."""
         ...

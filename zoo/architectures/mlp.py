@@ -50,6 +50,13 @@ class MLP:
         )
 
     @staticmethod
+    def outputs(architecture: Architecture) -> UnitGroup:
+        """Return the rows and biases of the last layer."""
+        sizes, _ = _fields(architecture)
+        last = len(sizes) - 2
+        return UnitGroup(((f"layers.{last}.weight", 0), (f"layers.{last}.bias", 0)), sizes[-1], False)
+
+    @staticmethod
     def describe(architecture: Architecture) -> str:
         """Return a phrase such as ``64-16-5 tanh MLP``."""
         sizes, activation = _fields(architecture)
