@@ -10,23 +10,25 @@ import hashlib
 import json
 import sqlite3
 import threading
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from zoo.errors import BadArtefact, UsageError, WeightgenError
 from zoo.migrations import MIGRATIONS
+from zoo.query import MetricCondition
 from zoo.types import Layout, Record, Task
 
 FILE = "catalog.sqlite"
 BUSY_SECONDS = 60.0
-FILTERS = ("kind", "base_model", "task", "split", "lineage", "license")
+FILTERS = ("kind", "base_model", "task", "split", "lineage", "license", "dataset")
 RESTORE = "restore it from a copy, or collect the sources into a new zoo"
 COLUMNS: dict[str, tuple[str, ...]] = {
     "layouts": ("fingerprint", "kind", "base_model", "body"),
     "records": (
         *("id", "blob", "layout", "kind", "base_model", "task", "description", "lineage", "split"),
-        *("metrics", "license", "source", "extra", "created"),
+        *("metrics", "license", "source", "extra", "created", "dataset", "revision", "twin_key", "twin_number"),
     ),
     "tasks": ("name", "description", "dataset", "classes", "class_names", "split"),
     "datasets": ("name", "blob", "description", "license"),
@@ -34,9 +36,13 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "meta": ("key", "value"),
 }
 
+FIRST_COLUMNS = {"records": 14}  # columns of the first version, where later ones were added
 
-def row_digest(values: tuple[Any, ...]) -> str:
-    """Hash of a row, kept beside it."""
+
+def row_digest(table: str, values: tuple[Any, ...]) -> str:
+    """Hash of a row, kept beside it; see ``zoo.migrations`` for columns that were added later."""
+    while len(values) > FIRST_COLUMNS.get(table, len(values)) and values[-1] is None:
+        values = values[:-1]
     return hashlib.sha256(json.dumps(values).encode()).hexdigest()
 
 
@@ -95,12 +101,24 @@ class Catalog:
                 "install a newer weightgen",
             )
         if self._version() < len(MIGRATIONS):
-            self._db.execute("PRAGMA journal_mode = WAL")
+            self._write_ahead()
             with self.transaction():
                 for number in range(self._version(), len(MIGRATIONS)):
                     for statement in MIGRATIONS[number]:
                         self._db.execute(statement)
                     self._db.execute(f"PRAGMA user_version = {number + 1}")
+
+    def _write_ahead(self) -> None:
+        """Choose the journal. SQLite does not wait here while another process opens the same new file."""
+        deadline = time.monotonic() + BUSY_SECONDS
+        while True:
+            try:
+                self._db.execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error) or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.01)
 
     def _version(self) -> int:
         return self._db.execute("PRAGMA user_version").fetchone()[0]
@@ -138,35 +156,42 @@ class Catalog:
 
     def _put(self, table: str, values: tuple[Any, ...], conflict: str = "update") -> bool:
         with self._lock, self._errors():
-            done = self._db.execute(_insert(table, conflict), (*values, row_digest(values)))
+            done = self._db.execute(_insert(table, conflict), (*values, row_digest(table, values)))
             return done.rowcount > 0
 
     # records
 
-    def put_record(self, record: Record, extra: Mapping[str, str], created: str) -> bool:
+    def put_record(
+        self, record: Record, extra: Mapping[str, str], created: str, sketch: tuple[str, float] | None = None
+    ) -> bool:
         """Add a record with its layout; returns whether it is new. Call it inside ``transaction``.
 
         Args:
             record: the record.
             extra: hash of every extra file, by file name.
             created: time in ISO 8601.
+            sketch: see ``zoo.twins.sketch``.
         """
         layout = record.layout
         body = json.dumps(layout.to_json())
         self._put("layouts", (layout.fingerprint, layout.kind, layout.base_model, body), "ignore")
-        values = (
+        values = self._values(record, json.dumps(dict(extra)), created, *(sketch or (None, None)))
+        return self._put("records", values, "ignore")
+
+    def _values(
+        self, record: Record, extra: str, created: str, key: str | None, number: float | None
+    ) -> tuple[Any, ...]:
+        layout = record.layout
+        return (
             *(record.id, record.blob, layout.fingerprint, layout.kind, layout.base_model, record.task),
             *(record.description, record.lineage, record.split, json.dumps(dict(record.metrics)), record.license),
-            *(record.source, json.dumps(dict(extra)), created),
+            *(record.source, extra, created, record.dataset, record.revision, key, number),
         )
-        return self._put("records", values, "ignore")
 
     def replace_record(self, record: Record) -> None:
         """Write what is known about a record again; its blob, layout and extra files stay. Inside ``transaction``."""
-        columns = ", ".join(COLUMNS["records"][-2:])
-        extra, created = self._all(f"SELECT {columns} FROM records WHERE id = ?", (record.id,))[0]
-        self._all("DELETE FROM records WHERE id = ?", (record.id,))
-        self.put_record(record, json.loads(extra), created)
+        query = "SELECT extra, created, twin_key, twin_number FROM records WHERE id = ?"
+        self._put("records", self._values(record, *self._all(query, (record.id,))[0]))
 
     def layout(self, fingerprint: str) -> Layout:
         """Layout by fingerprint; equal layouts are one object.
@@ -184,23 +209,57 @@ class Catalog:
         return self._layouts[fingerprint]
 
     def _record(self, row: tuple[Any, ...]) -> Record:
-        key, blob, layout, task, description, lineage, split, metrics, license, source = row
+        key, blob, layout, *about = row
+        about[4] = self._metrics(row)
+        return Record(key, blob, self.layout(layout), *about)
+
+    def _metrics(self, row: tuple[Any, ...]) -> dict[str, float]:
         try:
-            numbers = json.loads(metrics)
+            return json.loads(row[7])
         except ValueError:
-            raise BadArtefact(f"record {key} of {self.path} is damaged", RESTORE) from None
-        return Record(key, blob, self.layout(layout), task, description, lineage, split, numbers, license, source)
+            raise BadArtefact(f"record {row[0]} of {self.path} is damaged", RESTORE) from None
 
-    _RECORD = "SELECT id, blob, layout, task, description, lineage, split, metrics, license, source FROM records"
+    _RECORD = (
+        "SELECT id, blob, layout, task, description, lineage, split, metrics, license, source, dataset, revision "
+        "FROM records"
+    )
 
-    def records(self, filters: Mapping[str, str | None]) -> list[Record]:
-        """Records whose columns equal the filters that are not ``None``, ordered by lineage, then id."""
+    def records(self, filters: Mapping[str, str | None], conditions: Sequence[MetricCondition] = ()) -> list[Record]:
+        """Records whose columns equal the filters that are not ``None``, ordered by lineage, then id.
+
+        Args:
+            filters: value by column, for the columns ``FILTERS``.
+            conditions: what their metrics have to pass as well.
+        """
         given = {name: value for name, value in filters.items() if value is not None}
         if unknown := set(given) - set(FILTERS):
             raise UsageError(f"unknown filter {sorted(unknown)[0]!r}", f"known are {', '.join(FILTERS)}")
         where = " AND ".join(f"{name} = ?" for name in given)
         query = f"{self._RECORD} {'WHERE ' + where if where else ''} ORDER BY lineage, id"
-        return [self._record(row) for row in self._all(query, tuple(given.values()))]
+        rows = self._all(query, tuple(given.values()))
+        if conditions:
+            rows = [row for row in rows if all(c.holds(self._metrics(row)) for c in conditions)]
+        return [self._record(row) for row in rows]
+
+    def in_order(self) -> list[Record]:
+        """All records in the order they were added."""
+        return [self._record(row) for row in self._all(f"{self._RECORD} ORDER BY rowid")]
+
+    def sketch(self, record_id: str) -> tuple[str, float] | None:
+        """Sketch that ``put_record`` was given."""
+        rows = self._all("SELECT twin_key, twin_number FROM records WHERE id = ?", (record_id,))
+        return (rows[0][0], rows[0][1]) if rows and rows[0][0] is not None else None
+
+    def earlier(
+        self, record_id: str, *, blob: str | None = None, key: str = "", between: tuple[float, float] = (0, 0)
+    ) -> list[Record]:
+        """Records added before one, oldest first, that have a blob, or a sketch with this key and a number between."""
+        which, values = (
+            ("blob = ?", (blob,)) if blob else ("twin_key = ? AND twin_number BETWEEN ? AND ?", (key, *between))
+        )
+        before = "rowid < (SELECT rowid FROM records WHERE id = ?)"
+        rows = self._all(f"{self._RECORD} WHERE {which} AND {before} ORDER BY rowid", (*values, record_id))
+        return [self._record(row) for row in rows]
 
     def find(self, prefix: str) -> Record:
         """The one record whose id starts with ``prefix``.
@@ -289,7 +348,7 @@ class Catalog:
             problems = []
             for table, columns in COLUMNS.items():
                 rows = self._all(f"SELECT {', '.join(columns)}, digest FROM {table}")
-                damaged = [row[0] for row in rows if row_digest(row[:-1]) != row[-1]]
+                damaged = [row[0] for row in rows if row_digest(table, row[:-1]) != row[-1]]
                 problems += [f"catalogue: row {key!r} of {table} is damaged" for key in damaged]
             return problems
         except (WeightgenError, TypeError) as error:

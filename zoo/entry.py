@@ -28,6 +28,8 @@ class Entry:
     metrics: Mapping[str, float] | None = None
     license: str | None = None
     source: str | None = None
+    dataset: str | None = None
+    revision: str | None = None
     extra_files: Mapping[str, bytes] = field(default_factory=dict)
 
 

@@ -1,7 +1,8 @@
 """Numbered steps that bring a catalogue file to the present form; step ``n`` leads to ``PRAGMA user_version = n``.
 
-Steps are only ever added. Every table ends in ``digest``, a hash of the other columns, so that ``verify`` sees a change
-that SQLite itself cannot see.
+Steps are only ever added. Every table has ``digest``, a hash of the other columns, so that ``verify`` sees a change
+that SQLite itself cannot see. Columns that a later step adds count in it up to the last one that is not null, so that
+the hashes of older rows stay right.
 """
 
 from __future__ import annotations
@@ -36,5 +37,13 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX records_by_license ON records(license, lineage, id)",
         "CREATE INDEX records_by_blob ON records(blob)",
         "CREATE INDEX tasks_by_split ON tasks(split)",
+    ),
+    (
+        "ALTER TABLE records ADD COLUMN dataset TEXT",
+        "ALTER TABLE records ADD COLUMN revision TEXT",
+        "ALTER TABLE records ADD COLUMN twin_key TEXT",
+        "ALTER TABLE records ADD COLUMN twin_number REAL",
+        "CREATE INDEX records_by_dataset ON records(dataset, lineage, id)",
+        "CREATE INDEX records_by_twin ON records(twin_key, twin_number)",
     ),
 )

@@ -155,6 +155,8 @@ class Record:
         metrics: measured numbers, for example ``{"val_accuracy": 0.98}``.
         license: SPDX identifier or text as stated by the source; ``None`` if not stated.
         source: where it came from (path, hub id, recipe).
+        dataset: name of the data it was trained on, if known.
+        revision: revision of the base model, if known.
     """
 
     id: str
@@ -167,6 +169,8 @@ class Record:
     metrics: Mapping[str, float] = field(default_factory=dict)
     license: str | None = None
     source: str | None = None
+    dataset: str | None = None
+    revision: str | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,10 @@ from zoo.catalog import FILE, FILTERS, Catalog
 from zoo.entry import Entry, check_entry, check_split
 from zoo.errors import BadArtefact, UsageError
 from zoo.export import export_files
+from zoo.query import MetricCondition
+from zoo.stats import summarise
 from zoo.store import BYTES, Store, disk_errors, hash_tensors, read_weights, record_id
+from zoo.twins import Twin, all_twins, find_twin, sketch
 from zoo.types import Record, Task, Weights
 from zoo.verify import find_problems
 
@@ -105,6 +108,8 @@ class Zoo:
         metrics: Mapping[str, float] | None = None,
         license: str | None = None,
         source: str | None = None,
+        dataset: str | None = None,
+        revision: str | None = None,
         extra_files: Mapping[str, bytes] | None = None,
     ) -> tuple[Record, bool]:
         """Add one network, head or adapter; arguments as in ``Entry``.
@@ -117,8 +122,8 @@ class Zoo:
             UsageError: if the split or the name of an extra file is wrong.
             WeightgenError: if the disk is full.
         """
-        entry = Entry(weights, task, description, lineage, split, metrics, license, source, extra_files or {})
-        return self.add_many([entry])[0]
+        about = (task, description, lineage, split, metrics, license, source, dataset, revision)
+        return self.add_many([Entry(weights, *about, extra_files or {})])[0]
 
     def add_many(self, entries: Iterable[Entry]) -> list[tuple[Record, bool]]:
         """Add several entries at once: all are added, or none if this raises or the process dies.
@@ -132,6 +137,7 @@ class Zoo:
         entries = list(entries)
         for entry in entries:
             check_entry(entry)
+        sketches = [sketch(entry.weights) for entry in entries]
         while True:
             with self.store.batch() as batch:
                 blobs = [batch.put(entry.weights.tensors) for entry in entries]
@@ -139,20 +145,19 @@ class Zoo:
                 batch.commit()
             created = _now()
             with contextlib.suppress(_Vanished), self._catalog.transaction():
-                return [
-                    self._insert(entry, blob, extra, created)
-                    for entry, blob, extra in zip(entries, blobs, extras, strict=True)
-                ]
+                return [self._insert(*each, created) for each in zip(entries, blobs, extras, sketches, strict=True)]
 
-    def _insert(self, entry: Entry, blob: str, extra: dict[str, str], created: str) -> tuple[Record, bool]:
+    def _insert(
+        self, entry: Entry, blob: str, extra: dict[str, str], found: tuple[str, float] | None, created: str
+    ) -> tuple[Record, bool]:
         files = [self.store.path(blob), *(self.store.path(digest, BYTES) for digest in extra.values())]
         if not all(file.exists() for file in files):
             raise _Vanished  # another process removed the last entry that used it; write it again
         layout = entry.weights.layout
         about = (entry.task, entry.description, entry.lineage, entry.split, dict(entry.metrics or {}))
         key = record_id(blob, layout.fingerprint)
-        record = Record(key, blob, layout, *about, entry.license, entry.source)
-        new = self._catalog.put_record(record, extra, created)
+        record = Record(key, blob, layout, *about, entry.license, entry.source, entry.dataset, entry.revision)
+        new = self._catalog.put_record(record, extra, created, found)
         return (record, True) if new else (self._catalog.find(key), False)
 
     def contains(self, weights: Weights) -> str | None:
@@ -173,10 +178,33 @@ class Zoo:
         split: str | None = None,
         lineage: str | None = None,
         license: str | None = None,
+        dataset: str | None = None,
+        metrics: Sequence[str] = (),
     ) -> list[Record]:
-        """Records that have all the given values, ordered by lineage, then id."""
-        values = (kind, base_model, task, split, lineage, license)
-        return self._catalog.records(dict(zip(FILTERS, values, strict=True)))
+        """Records that have all the given values, ordered by lineage, then id.
+
+        Args:
+            kind, base_model, task, split, lineage, license, dataset: the value of that field.
+            metrics: conditions such as ``"val_accuracy>=0.9"``, all of which must hold.
+
+        Raises:
+            UsageError: if a condition has another form.
+        """
+        values = (kind, base_model, task, split, lineage, license, dataset)
+        conditions = [MetricCondition.parse(text) for text in metrics]
+        return self._catalog.records(dict(zip(FILTERS, values, strict=True)), conditions)
+
+    def twin(self, record: Record) -> Twin | None:
+        """The first record before this one with the same tensors, or the same up to symmetry.
+
+        Raises:
+            BadArtefact: if weights that have to be compared are damaged.
+        """
+        return find_twin(self._catalog, self.store, record, self.weights(record))
+
+    def twins(self) -> list[Twin]:
+        """Every record that equals one before it; errors as in ``twin``."""
+        return list(all_twins(self._catalog, self.store))
 
     def get(self, id_or_prefix: str) -> Record:
         """The record with this id or unique beginning of an id.
@@ -341,24 +369,11 @@ class Zoo:
 
     # the whole
 
-    def stats(self) -> dict[str, Any]:
-        """Numbers of records, weights, bytes and more, for people to read."""
-        records = self.records()
-        kinds_found: dict[str, int] = {}
-        for record in records:
-            kinds_found[record.layout.kind] = kinds_found.get(record.layout.kind, 0) + 1
-        files = [file for file in self.store.blobs.rglob("*") if file.is_file()]
-        return {
-            "records": len(records),
-            "kinds": dict(sorted(kinds_found.items())),
-            "layouts": len({record.layout.fingerprint for record in records}),
-            "parameters": sum(record.layout.numel for record in records),
-            "blobs": len({record.blob for record in records}),
-            "bytes": sum(file.stat().st_size for file in files),
-            "tasks": len(self.tasks()),
-            "datasets": len(self.dataset_names()),
-            "failures": len(self.failures()),
-        }
+    def stats(self, records: Sequence[Record] | None = None) -> dict[str, Any]:
+        """Numbers of all or some records, for people to read; see ``zoo.stats.summarise``."""
+        found = summarise(self.records() if records is None else records, self.store)
+        stored = {"stored_tasks": len(self.tasks()), "datasets": len(self.dataset_names())}
+        return {**found, **stored, "failures": len(self._catalog.failures())}
 
     def sweep(self) -> int:
         """Remove temporary files of processes that died; returns how many there were.

@@ -130,7 +130,7 @@ def test_newer_and_damaged_catalogues_are_refused(tmp_path: Path) -> None:
     database = sqlite3.connect(file)
     database.execute("PRAGMA user_version = 99")
     database.close()
-    with pytest.raises(BadArtefact, match=r"has version 99, this program knows versions up to 1\. install a newer"):
+    with pytest.raises(BadArtefact, match=r"has version 99, this program knows versions up to 2\. install a newer"):
         Zoo.open(tmp_path / "zoo")
     file.write_bytes(b"not a database" * 100)
     with pytest.raises(BadArtefact, match="is damaged"):
