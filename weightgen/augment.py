@@ -16,10 +16,10 @@ from zoo.config import StrictConfig
 class AugmentConfig(StrictConfig):
     """Strength of the random changes; 0 switches one off. Geometric ones apply to images only."""
 
-    noise: float = Field(0.0, ge=0, description="standard deviation of added Gaussian noise")
-    shift: float = Field(0.0, ge=0, le=1, description="largest shift, in image sides")
-    rotation: float = Field(0.0, ge=0, le=180, description="largest rotation, in degrees")
-    scale: float = Field(0.0, ge=0, lt=1, description="largest relative change of size")
+    noise: float = Field(default=0.0, ge=0, description="standard deviation of added Gaussian noise")
+    shift: float = Field(default=0.0, ge=0, le=1, description="largest shift, in image sides")
+    rotation: float = Field(default=0.0, ge=0, le=180, description="largest rotation, in degrees")
+    scale: float = Field(default=0.0, ge=0, lt=1, description="largest relative change of size")
 
 
 def augment(x: Float[Tensor, "n ..."], config: AugmentConfig, generator: torch.Generator) -> Float[Tensor, "n ..."]:

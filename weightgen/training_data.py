@@ -16,6 +16,7 @@ from zoo.architectures import family
 from zoo.build.sources import TRAIN, VAL
 from zoo.build.vectorised import seed_of
 from zoo.datasets import ExampleBank, Examples, Members, bank_of, load_members, reference_of
+from zoo.errors import BadArtefact
 from zoo.networks import architecture_of, logits_many
 from zoo.split import check_splits
 from zoo.symmetry import rename_outputs
@@ -30,6 +31,8 @@ def _tokens(members: Members, tokenizer: Tokenizer) -> Float[Tensor, "n t d"]:
 
 def _tasks_of(zoo: Zoo, members: Members) -> tuple[list[Task], Int[Tensor, " n"]]:
     """Distinct tasks of some members, and the number of each member's task."""
+    if nameless := [record.id for record in members.records if record.task is None]:
+        raise BadArtefact(f"the record {nameless[0]} of {zoo.path} names no task", "learn from a zoo that a recipe built")
     names = sorted({record.task for record in members.records if record.task is not None})
     number = {name: i for i, name in enumerate(names)}
     return [zoo.task(name) for name in names], torch.tensor([number[r.task] for r in members.records if r.task])
@@ -59,7 +62,7 @@ class TrainingData:
         """Load, align and tokenise.
 
         Raises:
-            BadArtefact: if the zoo has no train or validation split, or a relative crosses splits.
+            BadArtefact: if the zoo has no train or validation split, a network names no task, or relatives cross splits.
         """
         check_splits(zoo.records())
         train, val = load_members(zoo, "train"), load_members(zoo, "val")
@@ -124,6 +127,21 @@ class TrainingData:
             condition = Condition(self._val_support.support(tasks, self.config.shots, rng))
             scores.append(self._accuracy(generator, generator.write(condition, rng), tasks))
         return sum(scores) / len(scores)
+
+    @torch.no_grad()
+    def reconstruction_error(self, generator: Generator) -> float:
+        """Squared error of encoded and decoded validation networks, in units of the variance of the weights.
+
+        Averaged over the (layer, role) pairs; 1 is what their mean value would give.
+        """
+        values, mask = self.val.values, generator.mask
+        error = (generator.reconstruct(values) - values).square()
+        ratios = []
+        for pair in generator.position[:, :2].unique(dim=0):
+            here = (generator.position[:, :2] == pair).all(-1)
+            chosen = mask[here].expand(len(values), -1, -1)
+            ratios.append(error[:, here][chosen].mean() / values[:, here][chosen].var())
+        return torch.stack(ratios).mean().item()
 
     def _accuracy(self, generator: Generator, values: Float[Tensor, "n t d"], task_of: Int[Tensor, " n"]) -> float:
         tensors = self.problem.tokenizer.tensors(values, self.problem.layout)

@@ -137,10 +137,6 @@ def ridge(setting: Setting, examples: Examples, seed: int, candidates: int) -> S
     return {k: v.expand(-1, candidates, *v.shape[2:]) for k, v in networks.items()}
 
 
-def _training(setting: Setting, **changes: float) -> TrainingConfig:
-    return TrainingConfig(**{**setting.recipe_training, **changes})
-
-
 def _train(
     setting: Setting, data: list[tuple[Tensor, Tensor]], name: str, seed: int, candidates: int, config: TrainingConfig
 ) -> Stacked:
@@ -154,16 +150,16 @@ def _train(
 def scratch(setting: Setting, examples: Examples, seed: int, candidates: int) -> Stacked:
     """Training from a random initialisation on the very examples the generator is given, with the zoo's recipe."""
     data = [examples.flat(i) for i in range(len(setting.tasks))]
-    epochs = int(setting.recipe_training["epochs"])
-    config = _training(setting, batch_size=min(int(setting.recipe_training["batch_size"]), len(data[0][1])))
-    return _train(setting, data, "scratch", seed, candidates, config.model_copy(update={"epochs": 4 * epochs}))
+    usual = setting.training
+    changes = {"batch_size": min(usual.batch_size, len(data[0][1])), "epochs": 4 * usual.epochs}
+    return _train(setting, data, "scratch", seed, candidates, usual.model_copy(update=changes))
 
 
 @method("scratch_one_epoch")
 def scratch_one_epoch(setting: Setting, examples: Examples, seed: int, candidates: int) -> Stacked:
     """Training from a random initialisation for one pass over all training images of the task."""
     data = [setting.train_bank.all(i) for i in range(len(setting.tasks))]
-    return _train(setting, data, "one epoch", seed, candidates, _training(setting, epochs=1))
+    return _train(setting, data, "one epoch", seed, candidates, setting.training.model_copy(update={"epochs": 1}))
 
 
 @method("oracle")

@@ -10,7 +10,7 @@ import torch
 
 from zoo.architectures import Architecture
 from zoo.build.sources import TEST, TRAIN, VAL
-from zoo.build.vectorised import seed_of
+from zoo.build.vectorised import TrainingConfig, seed_of
 from zoo.datasets import ExampleBank, Examples, Members, bank_of, load_members
 from zoo.errors import BadArtefact
 from zoo.networks import architecture_of, logits_many
@@ -42,8 +42,9 @@ class Setting:
         val_tasks: tasks to choose settings of baselines on.
         val_support: condition examples of the validation tasks (one half of the validation images).
         val_bank: the other half of the validation images of the validation tasks.
+        oracles: networks that were trained in full on the held-out tasks.
         shots: examples a class in a condition.
-        recipe_training: optimiser settings that the zoo was trained with.
+        training: optimiser settings that the zoo was trained with.
     """
 
     tasks: Sequence[Task]
@@ -59,7 +60,7 @@ class Setting:
     val_bank: ExampleBank
     oracles: Members
     shots: int
-    recipe_training: Mapping[str, float]
+    training: TrainingConfig
 
     @property
     def architecture(self) -> Architecture:
@@ -137,5 +138,5 @@ def make_setting(zoo: Zoo, reference: Stacked | None, shots: int) -> Setting:
         val_bank=bank_of(zoo, val_tasks, VAL, half=1),
         oracles=oracles,
         shots=shots,
-        recipe_training=recipe["training"],
+        training=TrainingConfig(**recipe["training"]),
     )
