@@ -34,11 +34,29 @@ CONFIG, PROBLEM, MODEL, REFERENCE, HISTORY = (
     "reference.safetensors",
     "history.json",
 )
+FILES = {CONFIG, PROBLEM, MODEL, REFERENCE, HISTORY}
 LIBRARIES = ("torch", "diffusers", "lightning", "safetensors")
 
 
 def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def check_target(folder: Path) -> None:
+    """Fail if a generator written to a folder would take the place of something that is no generator.
+
+    Raises:
+        UsageError: if the folder is a file or holds anything but an older generator.
+    """
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise UsageError(f"{folder} is a file, not a folder", "choose another folder")
+    names = {path.name for path in folder.iterdir()}
+    if foreign := sorted(names - FILES):
+        raise UsageError(f"{folder} holds other files ({', '.join(foreign[:3])})", "choose another folder")
+    if names and not names >= {CONFIG, PROBLEM}:
+        raise UsageError(f"{folder} is not empty and holds no generator", "choose another folder")
 
 
 def save_generator(folder: Path, generator: Generator, history: Mapping[str, Any]) -> None:
@@ -48,7 +66,11 @@ def save_generator(folder: Path, generator: Generator, history: Mapping[str, Any
         folder: where; files of an older generator there are replaced.
         generator: what to write.
         history: JSON-serialisable account of the training.
+
+    Raises:
+        UsageError: if the folder holds anything else.
     """
+    check_target(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as scratch:
         side = Path(scratch) / "generator"
@@ -62,8 +84,8 @@ def save_generator(folder: Path, generator: Generator, history: Mapping[str, Any
             "tokenizer": problem.tokenizer.to_json(),
             "input_shape": list(problem.input_shape),
         }
-        (side / PROBLEM).write_text(json.dumps(description, indent=1))
-        (side / HISTORY).write_text(json.dumps(history, indent=1))
+        (side / PROBLEM).write_text(json.dumps(description, indent=1), encoding="utf-8")
+        (side / HISTORY).write_text(json.dumps(history, indent=1), encoding="utf-8")
         config = {
             "format": FORMAT,
             "generator": generator.name,
@@ -71,7 +93,7 @@ def save_generator(folder: Path, generator: Generator, history: Mapping[str, Any
             "versions": {"weightgen": __version__, **{lib: importlib.metadata.version(lib) for lib in LIBRARIES}},
             "files": {path.name: _digest(path) for path in sorted(side.iterdir())},
         }
-        (side / CONFIG).write_text(json.dumps(config, indent=1))
+        (side / CONFIG).write_text(json.dumps(config, indent=1), encoding="utf-8")
         if folder.exists():
             shutil.rmtree(folder)
         side.rename(folder)
@@ -93,7 +115,12 @@ def read_config(folder: Path) -> dict[str, Any]:
             f"{folder} has the generator format {config.get('format')!r}, this version reads {FORMAT}",
             "train it again, or use the version that made it",
         )
-    for name, digest in config.get("files", {}).items():
+    files = config.get("files")
+    if not isinstance(files, dict) or not files.keys() >= FILES - {CONFIG, REFERENCE}:
+        raise BadArtefact(
+            f"{path} does not list the files of the generator", "copy the whole folder, or train it again"
+        )
+    for name, digest in files.items():
         if not (folder / name).is_file():
             raise BadArtefact(f"{folder} lacks the file {name}", "copy the whole folder, or train it again")
         if _digest(folder / name) != digest:
@@ -122,7 +149,7 @@ def load_generator(folder: Path | str) -> Generator:
         )
         generator = cls(parsed, problem)
         generator.load_state_dict(safefile.load(folder / MODEL)[0])
-    except (KeyError, RuntimeError, UsageError) as error:
+    except (KeyError, TypeError, RuntimeError, UsageError) as error:
         raise BadArtefact(f"the files of {folder} do not fit each other ({error})", "train it again") from error
     return generator.eval()
 
@@ -134,6 +161,9 @@ def read_history(folder: Path | str) -> dict[str, Any]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise BadArtefact(f"{path} cannot be read ({error})", "copy the folder again, or train it again") from None
+    if not isinstance(content, dict):
+        raise BadArtefact(f"{path} holds a {type(content).__name__}", "copy the folder again, or train it again")
+    return content

@@ -39,6 +39,8 @@ def _unpack(node: Any, tensors: dict[str, torch.Tensor]) -> Any:
     if kind in ("list", "tuple"):
         items = [_unpack(v, tensors) for v in content]
         return items if kind == "list" else tuple(items)
+    if kind != "value":
+        raise ValueError(f"unknown node {kind!r}")
     return content
 
 

@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import signal
+import threading
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -15,9 +16,10 @@ from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
+from lightning.pytorch.callbacks import Callback, WeightAveraging
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from weightgen.checkpoint import CONFIG, read_config, read_history, save_generator
+from weightgen.checkpoint import CONFIG, check_target, read_config, read_history, save_generator
 from weightgen.generators import Generator, GeneratorConfig, Stage, generator_class
 from weightgen.progress import Progress
 from weightgen.resume import SafetensorsIO
@@ -25,7 +27,7 @@ from weightgen.training_data import TrainingData
 from weightgen.types import Batch
 from zoo import safefile
 from zoo.config import dump_config, parse_config, read_yaml
-from zoo.errors import UsageError, WeightgenError
+from zoo.errors import BadArtefact, UsageError, WeightgenError
 from zoo.zoo import Zoo
 
 SAVE_EVERY = 50
@@ -136,25 +138,40 @@ def run_stage(
         max_steps=stage.config.steps,
         max_epochs=-1,
         gradient_clip_val=stage.config.clip,
-        callbacks=[EMAWeightAveraging(decay=stage.config.ema, use_buffers=False), Keeper(state, progress)],
+        callbacks=[
+            # Interpolation, unlike a weighted sum, leaves a parameter that stands still as it is, to the last bit.
+            WeightAveraging(use_buffers=False, multi_avg_fn=get_ema_multi_avg_fn(stage.config.ema)),
+            Keeper(state, progress),
+        ],
         plugins=[SafetensorsIO()],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    handler = signal.getsignal(signal.SIGINT)
     generator.train()
     try:
-        trainer.fit(module, StepBatches(data, module), ckpt_path=state if state.is_file() else None)
+        with _own_interrupt():
+            trainer.fit(module, StepBatches(data, module), ckpt_path=state if state.is_file() else None)
+    finally:
+        generator.requires_grad_(False).eval()
+    return module.log_rows
+
+
+@contextlib.contextmanager
+def _own_interrupt() -> Iterator[None]:
+    """Ctrl-C raises ``KeyboardInterrupt``, and works again afterwards; the trainer exits and leaves it switched off."""
+    is_main = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
     except SystemExit as stop:
         if isinstance(stop.__context__, KeyboardInterrupt):
             raise KeyboardInterrupt from None
         raise
     finally:
-        signal.signal(signal.SIGINT, handler)
-        generator.requires_grad_(False).eval()
-    return module.log_rows
+        if is_main and handler is not None:
+            signal.signal(signal.SIGINT, handler)
 
 
 def load_train_config(config: Path | str, overrides: Sequence[str] = ()) -> GeneratorConfig:
@@ -190,10 +207,12 @@ def train_generator(
         The history: seconds, log and validation accuracy of every stage, tasks trained on.
 
     Raises:
-        UsageError: if the folder holds a generator of another config or zoo, and ``fresh`` is not set.
+        UsageError: if the folder holds something else, or, without ``fresh``, a generator of another config or zoo.
+        BadArtefact: if a file of an earlier run is damaged.
     """
     partial = out.parent / f".{out.name}.{PARTIAL}"
     identity = {"config": dump_config(config), "zoo": zoo_fingerprint(zoo)}
+    check_target(out)
     if fresh:
         _discard(partial)
     elif (out / CONFIG).is_file():
@@ -202,11 +221,10 @@ def train_generator(
         if history["identity"] == identity:
             return history
         raise UsageError(f"{out} holds a generator of another config or zoo", "choose another folder, or add --fresh")
-    elif out.exists() and any(out.iterdir()):
-        raise UsageError(f"{out} is not empty and holds no generator", "choose another folder")
     data = TrainingData(zoo, config)
-    torch.manual_seed(config.seed)
-    generator = generator_class(config.generator)(config, data.problem)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        generator = generator_class(config.generator)(config, data.problem)
     stages: dict[str, Any] = _load_partial(partial, identity, generator)
     with _quiet():
         for stage in generator.stages():
@@ -223,6 +241,7 @@ def train_generator(
                 "judged_by": stage.judged_by,
                 "val_accuracy": accuracy,
                 "val_reconstruction_accuracy": reconstruction,
+                "val_reconstruction_error": round(data.reconstruction_error(generator), 4),
                 "log": log,
             }
             _save_partial(partial, identity, generator, stages)
@@ -275,14 +294,20 @@ def _load_partial(folder: Path, identity: dict[str, Any], generator: Generator) 
         (folder / "state.json.partial").write_text(json.dumps(state))
         (folder / "state.json.partial").replace(path)
         return {}
-    state = json.loads(path.read_text())
-    if state["identity"] != identity:
+    try:
+        state = json.loads(path.read_text())
+        known, model, stages = state["identity"], state["model"], state["stages"]
+    except (KeyError, TypeError, ValueError):
+        raise BadArtefact(
+            f"the state {path} of an unfinished training is damaged", "start again with --fresh"
+        ) from None
+    if known != identity:
         raise UsageError(
             f"{folder} holds an unfinished training of another config or zoo", "finish it with that, or add --fresh"
         )
-    if state["model"] is not None:
-        generator.load_state_dict(safefile.load(folder / state["model"])[0])
-    return state["stages"]
+    if model is not None:
+        generator.load_state_dict(safefile.load(folder / model)[0])
+    return stages
 
 
 def _discard(folder: Path) -> None:

@@ -32,7 +32,7 @@ def _tokens(members: Members, tokenizer: Tokenizer) -> Float[Tensor, "n t d"]:
 def _tasks_of(zoo: Zoo, members: Members) -> tuple[list[Task], Int[Tensor, " n"]]:
     """Distinct tasks of some members, and the number of each member's task."""
     if nameless := [record.id for record in members.records if record.task is None]:
-        raise BadArtefact(f"the record {nameless[0]} of {zoo.path} names no task", "learn from a zoo that a recipe built")
+        raise BadArtefact(f"the record {nameless[0]} of {zoo.path} names no task", "build a zoo from a recipe")
     names = sorted({record.task for record in members.records if record.task is not None})
     number = {name: i for i, name in enumerate(names)}
     return [zoo.task(name) for name in names], torch.tensor([number[r.task] for r in members.records if r.task])
@@ -62,7 +62,7 @@ class TrainingData:
         """Load, align and tokenise.
 
         Raises:
-            BadArtefact: if the zoo has no train or validation split, a network names no task, or relatives cross splits.
+            BadArtefact: if there is no train or validation split, a network names no task, or relatives cross splits.
         """
         check_splits(zoo.records())
         train, val = load_members(zoo, "train"), load_members(zoo, "val")

@@ -1,0 +1,430 @@
+"""Training: it can be stopped anywhere and ends the same, learns what it should, and never sees the test split."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.fixtures import tiny_config
+from weightgen import train
+from weightgen.checkpoint import load_generator, read_history
+from weightgen.generators import Generator, GeneratorConfig, Stage, generator_class
+from weightgen.resume import SafetensorsIO
+from weightgen.train import load_train_config, run_stage, train_generator
+from weightgen.training_data import TrainingData
+from weightgen.types import Batch, Loss
+from zoo import datasets
+from zoo.errors import BadArtefact, UsageError, WeightgenError
+from zoo.kinds.dense import from_state_dict
+from zoo.zoo import Zoo
+
+STAGES = ("codec", "alignment", "diffusion", "behaviour")
+
+
+@pytest.fixture
+def zoo(tiny_zoo: Path) -> Iterator[Zoo]:
+    with Zoo.open(tiny_zoo) as opened:
+        yield opened
+
+
+@pytest.fixture
+def config() -> GeneratorConfig:
+    return tiny_config()
+
+
+def fresh_generator(config: GeneratorConfig, data: TrainingData) -> Generator:
+    torch.manual_seed(config.seed)
+    return generator_class(config.generator)(config, data.problem)
+
+
+def stop_at(stage: str, step: int) -> Callable[[str, int, int], None]:
+    def progress(name: str, done: int, total: int) -> None:
+        if (name, done) == (f"train {stage}", step):
+            raise KeyboardInterrupt
+
+    return progress
+
+
+def same(a: Path, b: Path) -> bool:
+    one, two = load_generator(a).state_dict(), load_generator(b).state_dict()
+    return list(one) == list(two) and all(one[name].equal(two[name]) for name in one)
+
+
+# interruption
+
+
+@pytest.mark.parametrize(("stage", "step"), [("codec", 1), ("codec", 3), ("alignment", 4), ("behaviour", 3)])
+def test_an_interrupted_training_ends_like_any_other(
+    zoo: Zoo, config: GeneratorConfig, tiny_generator: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    stage: str, step: int,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(train, "SAVE_EVERY", 2)
+    handler = signal.getsignal(signal.SIGINT)
+    out = tmp_path / "generator"
+    with pytest.raises(KeyboardInterrupt):
+        train_generator(config, zoo, out, progress=stop_at(stage, step))
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert not out.exists()
+    seen: list[tuple[str, int]] = []
+    history = train_generator(config, zoo, out, progress=lambda name, done, total: seen.append((name, done)))
+    assert seen[0] == (f"train {stage}", min(step, 3) // 2 * 2 + 1), "it must go on, not start again"
+    assert same(out, tiny_generator)
+    expected = read_history(tiny_generator)
+    assert history == read_history(out)
+    for name in STAGES:
+        assert history["stages"][name]["log"] == expected["stages"][name]["log"]
+        assert history["stages"][name]["val_accuracy"] == expected["stages"][name]["val_accuracy"]
+    assert [path.name for path in tmp_path.iterdir()] == ["generator"], "the state is gone at the end"
+
+
+def test_training_twice_gives_the_same_bytes_whatever_happened_before(
+    zoo: Zoo, config: GeneratorConfig, tiny_generator: Path, tmp_path: Path
+) -> None:
+    torch.manual_seed(987)
+    state = torch.random.get_rng_state()
+    train_generator(config, zoo, tmp_path / "generator")
+    assert (tmp_path / "generator/model.safetensors").read_bytes() == (
+        tiny_generator / "model.safetensors"
+    ).read_bytes()
+    assert torch.random.get_rng_state().equal(state)
+    train_generator(tiny_config("d2nwg", "seed=1"), zoo, tmp_path / "other")
+    assert not same(tmp_path / "other", tiny_generator)
+
+
+def test_training_works_outside_the_main_thread(zoo: Zoo, config: GeneratorConfig, tmp_path: Path) -> None:
+    data, errors = TrainingData(zoo, config), []
+
+    def work() -> None:
+        try:
+            generator = fresh_generator(config, data)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                run_stage(generator, generator.stages()[0], data, tmp_path / "state")
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert errors == []
+
+
+def test_other_settings_do_not_continue_an_unfinished_training(
+    zoo: Zoo, config: GeneratorConfig, tiny_generator: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "generator"
+    with pytest.raises(KeyboardInterrupt):
+        train_generator(config, zoo, out, progress=stop_at("alignment", 1))
+    other = tiny_config("d2nwg", "seed=5")
+    with pytest.raises(UsageError, match=r"unfinished training of another config or zoo.*--fresh"):
+        train_generator(other, zoo, out)
+    (tmp_path / ".generator.partial/state.json").write_text("{")
+    with pytest.raises(BadArtefact, match=r"damaged.*--fresh"):
+        train_generator(config, zoo, out)
+    train_generator(config, zoo, out, fresh=True)
+    assert same(out, tiny_generator)
+
+
+# finished folders
+
+
+def test_a_finished_folder_returns_at_once(zoo: Zoo, config: GeneratorConfig, tiny_generator: Path) -> None:
+    before = {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in tiny_generator.iterdir()}
+
+    def never(*_: object) -> None:
+        raise AssertionError("it trained again")
+
+    assert train_generator(config, zoo, tiny_generator, progress=never) == read_history(tiny_generator)
+    assert {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in tiny_generator.iterdir()} == before
+
+
+def test_a_folder_of_something_else_is_refused(
+    zoo: Zoo, config: GeneratorConfig, tiny_generator: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match="generator of another config or zoo"):
+        train_generator(tiny_config("d2nwg", "shots=2"), zoo, tiny_generator)
+    (tmp_path / "photo.png").write_bytes(b"precious")
+    for fresh in (False, True):
+        with pytest.raises(UsageError, match=r"other files \(photo.png\)"):
+            train_generator(config, zoo, tmp_path, fresh=fresh)
+        with pytest.raises(UsageError, match="is a file"):
+            train_generator(config, zoo, tmp_path / "photo.png", fresh=fresh)
+    assert [path.name for path in tmp_path.iterdir()] == ["photo.png"]
+
+
+def test_fresh_replaces_a_generator(zoo: Zoo, tmp_path: Path) -> None:
+    short = [f"stages.{stage}.steps=0" for stage in STAGES[1:]]
+    out = tmp_path / "generator"
+    train_generator(tiny_config("d2nwg", *short), zoo, out)
+    history = train_generator(tiny_config("d2nwg", *short, "seed=3"), zoo, out, fresh=True)
+    assert list(history["stages"]) == ["codec"], "a stage of no steps is left out"
+    assert load_generator(out).config.seed == 3
+    (out / "config.json").write_text("damaged")
+    train_generator(tiny_config("d2nwg", *short, "seed=4"), zoo, out, fresh=True)
+    assert load_generator(out).config.seed == 4
+
+
+# what is learned from
+
+
+def test_the_test_split_is_never_read(zoo: Zoo, config: GeneratorConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    splits: list[str | None] = []
+    parts: list[Tensor] = []
+    load, init = Zoo.weights, datasets.ExampleBank.__init__
+
+    def weights(self: Zoo, record: Any, **options: Any) -> Any:
+        splits.append(record.split)
+        return load(self, record, **options)
+
+    def bank(self: Any, dataset: Any, tasks: Any, part: int, **options: Any) -> None:
+        init(self, dataset, tasks, part, **options)
+        assert all(task.split in ("train", "val") for task in tasks)
+        assert part in (0, 1), "test images are for the last measurement"
+        parts.append(self.x)
+
+    monkeypatch.setattr(Zoo, "weights", weights)
+    monkeypatch.setattr(datasets.ExampleBank, "__init__", bank)
+    data = TrainingData(zoo, config)
+    assert set(splits) == {"train", "val"}
+    assert parts
+    images = zoo.dataset("sklearn-digits")
+    hidden = {row.numpy().tobytes() for row in images["x"][images["part"] == 2]}
+    shown = {row.numpy().tobytes() for x in parts for row in x}
+    doubles = {row.numpy().tobytes() for row in images["x"][images["part"] != 2]} & hidden
+    assert not (shown & hidden) - doubles
+    held_out = {task.name for task in zoo.tasks("test")} | {task.name for task in zoo.tasks("val")}
+    assert not held_out & {task.name for task in data.train.tasks}
+
+
+def test_the_history_names_no_held_out_task(zoo: Zoo, tiny_generator: Path) -> None:
+    history = read_history(tiny_generator)
+    assert set(history["train_tasks"]) == {task.name for task in zoo.tasks("train")}
+    assert set(history["val_tasks"]) == {task.name for task in zoo.tasks("val")}
+    text = json.dumps(history)
+    assert not [task.name for task in zoo.tasks("test") if task.name in text]
+    assert list(history["stages"]) == list(STAGES)
+    for stage in history["stages"].values():
+        assert 0 <= stage["val_accuracy"] <= 1
+        assert stage["log"][0]["step"] == 0
+
+
+def test_statistics_and_reference_come_from_training_networks(zoo: Zoo, config: GeneratorConfig) -> None:
+    data = TrainingData(zoo, config)
+    train_split = datasets.load_members(zoo, "train")
+    reference = datasets.reference_of(train_split)
+    assert data.problem.reference is not None
+    assert all(data.problem.reference[name].equal(value) for name, value in reference.items())
+    from zoo.tokens import Tokenizer
+
+    assert data.problem.tokenizer == Tokenizer.fit(train_split.aligned(reference).weights(), config.token_width)
+
+
+def test_batches_depend_on_seed_stage_and_step_alone(zoo: Zoo, config: GeneratorConfig) -> None:
+    data, again = TrainingData(zoo, config), TrainingData(zoo, config)
+    stages = fresh_generator(config, data).stages()
+    seen: set[bytes] = set()
+    for stage in stages:
+        for step in (0, 1, 7):
+            torch.manual_seed(step)
+            one, two = data.batch(stage, step), again.batch(stage, step)
+            assert one.seed == two.seed
+            assert one.values.equal(two.values)
+            assert one.task.equal(two.task)
+            seen.add(one.values.numpy().tobytes())
+            if one.condition and one.condition.examples and two.condition and two.condition.examples:
+                assert one.condition.examples.x.equal(two.condition.examples.x)
+            if one.queries and two.queries:
+                assert one.queries.x.equal(two.queries.x)
+    assert len(seen) == len(stages) * 3
+    other = TrainingData(zoo, tiny_config("d2nwg", "seed=1"))
+    assert not other.batch(stages[0], 0).values.equal(data.batch(stages[0], 0).values)
+
+
+def test_zoos_that_cannot_be_learned_from_are_refused(tiny_zoo: Path, config: GeneratorConfig, tmp_path: Path) -> None:
+    with Zoo.open(tiny_zoo) as source, Zoo.open(tmp_path / "zoo", create=True) as target:
+        with pytest.raises(BadArtefact, match="no networks in the split 'train'"):
+            TrainingData(target, config)
+        target.put_dataset("sklearn-digits", source.dataset("sklearn-digits"), description="")
+        target.put_tasks(source.tasks())
+        records = {split: source.records(split=split)[0] for split in ("train", "val")}
+        for split, record in records.items():
+            target.add(source.weights(record), task=record.task, split=split)
+        TrainingData(target, config)
+        stranger = source.records(split="train")[3]
+        target.add(source.weights(stranger), split="train")
+        with pytest.raises(BadArtefact, match="names no task"):
+            TrainingData(target, config)
+        target.add(source.weights(stranger), task=records["val"].task, split="train")
+    with Zoo.open(tmp_path / "crossed", create=True) as target:
+        for split in ("train", "val"):
+            target.add(from_state_dict({"a.weight": torch.randn(2, 2)}), task="same", split=split)
+        with pytest.raises(BadArtefact, match="occurs in the splits"):
+            TrainingData(target, config)
+
+
+# stages
+
+
+def parameters(generator: Generator) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in generator.named_parameters()}
+
+
+def test_a_stage_changes_what_it_trains_and_nothing_else(zoo: Zoo, config: GeneratorConfig, tmp_path: Path) -> None:
+    data = TrainingData(zoo, config)
+    generator = fresh_generator(config, data)
+    names = {id(module): name for name, module in generator.named_children()}
+    for stage in generator.stages():
+        generator.prepare(stage.name, data.train.values)
+        before, buffers = parameters(generator), {n: b.clone() for n, b in generator.named_buffers()}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            run_stage(generator, stage, data, tmp_path / "state")
+        trained = {names[id(module)] for module in stage.trains}
+        changed = {n.partition(".")[0] for n, value in parameters(generator).items() if not value.equal(before[n])}
+        assert changed == trained
+        assert all(value.equal(buffers[n]) for n, value in generator.named_buffers())
+        assert not any(p.requires_grad for p in generator.parameters())
+        assert not generator.training
+
+
+class Recorder:
+    """Plain copies of the weights after every update, to average them by hand."""
+
+    def __init__(self, generator: Generator, loss: Callable[[Batch], Loss]) -> None:
+        self.generator, self.loss, self.seen = generator, loss, []
+
+    def __call__(self, batch: Batch) -> Loss:
+        self.seen.append(parameters(self.generator))
+        return self.loss(batch)
+
+
+def test_the_averaged_weights_end_up_in_the_model(zoo: Zoo, tmp_path: Path) -> None:
+    config = tiny_config("d2nwg", "stages.codec={steps: 5, batch_size: 4, ema: 0.5, lr: 0.01}")
+    data = TrainingData(zoo, config)
+    generator = fresh_generator(config, data)
+    stage = generator.stages()[0]
+    finals: list[dict[str, Tensor]] = []
+    for ema in (0.5, 0.0):
+        settings = stage.config.model_copy(update={"ema": ema})
+        twin = fresh_generator(config, data)
+        twin.prepare("codec", data.train.values)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            run_stage(
+                twin, Stage("codec", settings, twin.stages()[0].loss, twin.stages()[0].trains), data, tmp_path / "s"
+            )
+        finals.append(parameters(twin))
+    averaged, last = finals
+    assert any(not averaged[name].equal(last[name]) for name in averaged)
+
+    plain = fresh_generator(config, data)
+    plain.prepare("codec", data.train.values)
+    recorder = Recorder(plain, plain.stages()[0].loss)
+    settings = stage.config.model_copy(update={"ema": 0.0})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        run_stage(plain, Stage("codec", settings, recorder, plain.stages()[0].trains), data, tmp_path / "s")
+    path = [*recorder.seen, last]
+    for name, value in averaged.items():
+        mean = path[1][name]
+        for step in path[2:]:
+            mean = 0.5 * mean + 0.5 * step[name]
+        torch.testing.assert_close(value, mean, rtol=1e-4, atol=1e-6)
+
+
+def test_a_loss_that_is_no_number_stops_with_the_step(zoo: Zoo, config: GeneratorConfig, tmp_path: Path) -> None:
+    data = TrainingData(zoo, config)
+    generator = fresh_generator(config, data)
+    stage, calls = generator.stages()[0], iter(range(100))
+
+    def loss(batch: Batch) -> Loss:
+        good = stage.loss(batch)
+        return Loss(good.total * torch.nan) if next(calls) == 2 else good
+
+    broken = Stage("codec", stage.config, loss, stage.trains)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(WeightgenError, match=r"stage 'codec' became nan at step 2.*stages\.codec\.lr"):
+            run_stage(generator, broken, data, tmp_path / "state")
+
+
+def test_logs_name_the_parts_of_the_loss(zoo: Zoo, config: GeneratorConfig, tiny_generator: Path) -> None:
+    data = TrainingData(zoo, config)
+    generator = fresh_generator(config, data)
+    stage = generator.stages()[0]
+    generator.prepare("codec", data.train.values)
+    loss = stage.loss(data.batch(stage, 0))
+    row = read_history(tiny_generator)["stages"]["codec"]["log"][0]
+    assert row.keys() == {"step", "loss", *loss.parts}
+    assert row["loss"] == pytest.approx(loss.total.item(), abs=1e-5)
+
+
+def test_bad_configs_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"unknown key 'stages\.codec\.step'.*steps"):
+        tiny_config("d2nwg", "stages.codec.step=3")
+    path = tmp_path / "config.yaml"
+    path.write_text("generator: gan\n")
+    with pytest.raises(UsageError, match=r"unknown generator 'gan'.*d2nwg"):
+        load_train_config(path)
+
+
+# training state
+
+
+def test_training_state_survives_the_disk(tmp_path: Path) -> None:
+    tree = {
+        "state": {0: {"step": torch.tensor(3.0), "betas": (0.9, None)}, 1: {}},
+        "list": [1, 2.5, "x", True, None, (), [], {"a": (1, (2,))}],
+        "inf": float("inf"),
+        "tensors": (torch.randn(2, 3, dtype=torch.float64), torch.zeros(0, 4), torch.tensor([True]), torch.arange(3)),
+        "view": torch.arange(6).view(2, 3).T,
+        ("tuple", 1): "key",
+    }
+    path = tmp_path / "deep" / "codec.state"
+    SafetensorsIO().save_checkpoint(tree, path)
+    again = SafetensorsIO().load_checkpoint(path)
+
+    def compare(a: Any, b: Any) -> None:
+        assert type(a) is type(b)
+        if isinstance(a, Tensor):
+            assert a.dtype == b.dtype
+            assert a.equal(b)
+        elif isinstance(a, dict):
+            assert list(a) == list(b)
+            for key in a:
+                compare(a[key], b[key])
+        elif isinstance(a, list | tuple):
+            assert len(a) == len(b)
+            for x, y in zip(a, b, strict=True):
+                compare(x, y)
+        else:
+            assert a == b
+
+    compare(tree, again)
+    assert [p.name for p in path.parent.iterdir()] == ["codec.state"]
+    SafetensorsIO().remove_checkpoint(path)
+    SafetensorsIO().remove_checkpoint(path)
+    assert not path.exists()
+
+
+def test_training_state_that_cannot_be_kept_or_read_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    with pytest.raises(TypeError, match="set"):
+        SafetensorsIO().save_checkpoint({"a": {1, 2}}, path)
+    assert not any(tmp_path.iterdir())
+    SafetensorsIO().save_checkpoint({"a": torch.ones(3)}, path)
+    for damage in (b"", path.read_bytes()[:-1], b"x" * 100, path.read_bytes().replace(b'{\\"tensor', b'{\\"tensr_')):
+        (tmp_path / "damaged").write_bytes(damage)
+        with pytest.raises(BadArtefact):
+            SafetensorsIO().load_checkpoint(tmp_path / "damaged")
+    with pytest.raises(BadArtefact):
+        SafetensorsIO().load_checkpoint(tmp_path / "missing")
