@@ -1,33 +1,28 @@
-"""Taking in weights that exist already: files, adapter folders, folders of them, and repositories of the Hub."""
+"""Taking in weights that exist already: files, adapter folders, archives, folders of them, repositories of the Hub."""
 
 from __future__ import annotations
 
-import os
-import re
+import contextlib
+import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from zoo import formats, kinds
-from zoo.adapter_folder import CONFIG_FILE, WEIGHT_FILES
+from zoo import kinds, unpickle
 from zoo.entry import Entry
-from zoo.errors import BadArtefact, NetworkError, UsageError, WeightgenError
-from zoo.sidecar import About, read_about
+from zoo.errors import BadArtefact, UsageError, WeightgenError
+from zoo.kinds import Found
+from zoo.metadata_table import MetadataTable
+from zoo.sidecar import About, merged, read_about
+from zoo.sources import Item, files_of, find, is_archive, unpacked
 from zoo.types import Weights
 from zoo.zoo import Zoo
 
 BATCH_ENTRIES = 128
 BATCH_BYTES = 64 << 20
 BATCH_SECONDS = 2.0
-# Files that training leaves beside weights, in formats that weights have too.
-LEFTOVERS = re.compile(r"^(training_args\.bin|(optimizer|scheduler|scaler)\.(pt|bin)|rng_state.*\.pth)$")
-HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+(@[\w./-]+)?$")
-HUB_FILES = (
-    *("*.safetensors", "*.index.json", "*.bin", "*.pt", "*.pth", "*.th", "*.ckpt", "*.npz"),
-    *(CONFIG_FILE, "README.md", "weightgen.json", "metadata.json", "LICENSE*"),
-)
-HUB_IGNORED = ("*training_args.bin", "*optimizer.*", "*scheduler.*", "*rng_state*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +30,17 @@ class Collected:
     """What became of one item.
 
     Attributes:
-        path: the file or folder, or the source as given if it could not be reached.
+        path: the file or folder, or the source as given if it could not be reached; inside an archive or repository its
+            name comes first.
         status: ``"added"``, ``"duplicate"`` or ``"refused"``.
         id: identifier of the record, ``None`` if refused.
         kind: kind of weights, ``None`` if not recognised.
-        reason: why it was refused, or what was left aside; ``None`` if there is nothing to say.
+        reason: why it was refused, what was left aside, or which record it is a twin of; ``None`` if there is nothing
+            to say.
+        files: names of its files, relative to the folder they are in.
+        bytes: size of its files.
+        parameters: number of weights; 0 if refused.
+        code: exit code of the error that refused it, else 0.
     """
 
     path: str
@@ -47,21 +48,18 @@ class Collected:
     id: str | None = None
     kind: str | None = None
     reason: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Item:
-    path: Path
-    root: Path
-    refused: str | None = None
-    source: str | None = None
+    files: tuple[str, ...] = ()
+    bytes: int = 0
+    parameters: int = 0
+    code: int = 0
 
 
 def collect(
     sources: Sequence[str | Path],
-    zoo: Zoo | None,
+    zoo: Zoo | Path | None,
     *,
     dry_run: bool = False,
+    metadata: MetadataTable | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> list[Collected]:
     """Read, check and store every set of weights that the sources hold.
@@ -70,162 +68,185 @@ def collect(
     the zoo, and running it again skips it as duplicates.
 
     Args:
-        sources: files, adapter folders, folders of these at any depth, or Hub ids such as ``org/name@revision``.
-        zoo: where to put them; may be ``None`` in a dry run.
+        sources: files, adapter folders, archives, folders of these at any depth, or Hub ids such as
+            ``org/name@revision``.
+        zoo: where to put them; a folder that is new or empty becomes a zoo when the first weights are found to be good.
+            It may be ``None`` in a dry run.
         dry_run: read and check everything, write nothing.
-        on_progress: called with the number of finished items and of all items.
+        metadata: statements that count more than those beside the weights.
+        on_progress: called with the number of finished items and of all items known.
 
     Returns:
         One entry an item, in the order found. Items that cannot be taken say why; they stop nothing else.
 
     Raises:
-        UsageError: if a path does not exist, or there is no zoo to write to.
-        BadArtefact: if a folder holds no weights.
+        UsageError: if a path does not exist, there is no zoo to write to, or no row of ``metadata`` is about an item.
+        BadArtefact: if a folder holds no weights, or ``zoo`` is a folder of something else.
         WeightgenError: if the disk is full.
     """
     if zoo is None and not dry_run:
         raise UsageError("there is no zoo to collect into", "open one with Zoo.open(path, create=True)")
-    if zoo is not None and not dry_run:
-        zoo.sweep()
-    items = [item for source in sources for item in _items(source)]
-    results: dict[int, Collected] = {}
-    batch: list[tuple[int, Entry, str | None]] = []
-    started, size = time.monotonic(), 0
+    items = [item for source in sources for item in find(source)]
+    if metadata is not None:
+        _check_table(metadata, items)
+    with _Run(zoo, dry_run, metadata, len(items), on_progress) as run, unpickle.shared():
+        for item in items:
+            run.take(item)
+        run.commit()
+    return [result for result in run.results if result is not None]
 
-    def commit() -> None:
-        entries = [entry for _, entry, _ in batch]
-        if dry_run or zoo is None:
+
+def _check_table(table: MetadataTable, items: Sequence[Item]) -> None:
+    unknown = not any(is_archive(item) or table.about(item.path, item.name) for item in items)
+    if unknown and len(table):
+        raise UsageError(f"no row of {table.path} is about any of the {len(items)} items", "check its paths or names")
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    position: int
+    item: Item
+    entry: Entry
+    note: str | None
+
+
+class _Run:
+    """One collection: what was read and waits to be committed, and the results so far."""
+
+    def __init__(
+        self,
+        zoo: Zoo | Path | None,
+        dry_run: bool,
+        table: MetadataTable | None,
+        total: int,
+        on_progress: Callable[[int, int], None] | None,
+    ) -> None:
+        self.results: list[Collected | None] = []
+        self._zoo, self._dry_run, self._table, self._on_progress = zoo, dry_run, table, on_progress
+        self._total = total
+        self._batch: list[_Waiting] = []
+        self._bytes, self._started = 0, time.monotonic()
+        self._stack = contextlib.ExitStack()
+        self._folders = contextlib.ExitStack()
+
+    def __enter__(self) -> _Run:
+        if isinstance(self._zoo, Path) and self._zoo.exists() and (not self._zoo.is_dir() or any(self._zoo.iterdir())):
+            self._zoo = self._stack.enter_context(Zoo.open(self._zoo, create=not self._dry_run))
+        self._sweep()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._folders.close()
+        self._stack.close()
+
+    def _sweep(self) -> None:
+        if isinstance(self._zoo, Zoo) and not self._dry_run:
+            self._zoo.sweep()
+
+    def take(self, item: Item) -> None:
+        """Read one item, or all that an archive holds; commit when enough is waiting."""
+        if is_archive(item):
+            try:
+                folder = tempfile.TemporaryDirectory(prefix="weightgen-")
+                inner = unpacked(item, Path(self._folders.enter_context(folder)))
+            except (WeightgenError, OSError) as error:
+                self._refuse(item, error)
+            else:
+                self._total += len(inner) - 1
+                for each in inner:
+                    self._take_one(each)
+        else:
+            self._take_one(item)
+        waited = time.monotonic() - self._started > BATCH_SECONDS
+        if waited or len(self._batch) >= BATCH_ENTRIES or self._bytes > BATCH_BYTES:
+            self.commit()
+
+    def _take_one(self, item: Item) -> None:
+        if item.refused:
+            self.results.append(Collected(item.name, "refused", reason=item.refused, code=item.code))
+            return
+        kind = kinds.match(item.path)
+        try:
+            if kind is None:
+                known = "see the documentation for known formats"
+                raise BadArtefact(f"{item.path} is not a known kind of weights", known)
+            found = kind.read(item.path, root=item.root)
+            about = read_about(item.path)
+        except (WeightgenError, OSError) as error:
+            self._refuse(item, error, kind.name if kind else None)
+            return
+        stated = self._table.about(item.path, item.name) if self._table else None
+        entry = _entry(item, found, about, stated or About())
+        self._batch.append(_Waiting(len(self.results), item, entry, "; ".join(found.notes) or None))
+        self.results.append(None)
+        self._bytes += sum(tensor.nbytes for tensor in found.weights.tensors.values())
+
+    def _refuse(self, item: Item, error: Exception, kind: str | None = None) -> None:
+        code = error.exit_code if isinstance(error, WeightgenError) else BadArtefact.exit_code
+        self.results.append(Collected(item.name, "refused", None, kind, str(error), code=code, **_size(item)))
+
+    def commit(self) -> None:
+        """Add what is waiting to the zoo, all or nothing, and report it."""
+        entries = [waiting.entry for waiting in self._batch]
+        if entries and isinstance(self._zoo, Path) and not self._dry_run:
+            self._zoo = self._stack.enter_context(Zoo.open(self._zoo, create=True))
+        zoo = self._zoo if isinstance(self._zoo, Zoo) else None
+        if self._dry_run or zoo is None:
             ids = [zoo.contains(entry.weights) if zoo else None for entry in entries]
-            outcome = [(key, key is None) for key in ids]
+            outcome = [(key, key is None, None) for key in ids]
         else:
-            outcome = [(record.id, new) for record, new in zoo.add_many(entries)]
-        for (position, entry, note), (key, new) in zip(batch, outcome, strict=True):
-            status = "added" if new else "duplicate"
-            results[position] = Collected(str(entry.source), status, key, entry.weights.layout.kind, note)
-        batch.clear()
-        if on_progress is not None:
-            on_progress(len(results), len(items))
-
-    for position, item in enumerate(items):
-        read = _read(item)
-        if isinstance(read, Collected):
-            results[position] = read
-        else:
-            entry, note = read
-            batch.append((position, entry, note))
-            size += sum(tensor.nbytes for tensor in entry.weights.tensors.values())
-        full = len(batch) >= BATCH_ENTRIES or size > BATCH_BYTES or time.monotonic() - started > BATCH_SECONDS
-        if full or position + 1 == len(items):
-            commit()
-            started, size = time.monotonic(), 0
-    return [results[position] for position in range(len(items))]
+            added = zoo.add_many(entries) if entries else []
+            outcome = [(record.id, new, zoo.twin(record) if new else None) for record, new in added]
+        for waiting, (key, new, twin) in zip(self._batch, outcome, strict=True):
+            said = (waiting.note, f"twin of {twin.of}: {twin.how}" if twin else None)
+            layout = waiting.entry.weights.layout
+            self.results[waiting.position] = Collected(
+                waiting.item.name,
+                "added" if new else "duplicate",
+                key,
+                layout.kind,
+                "; ".join(filter(None, said)) or None,
+                parameters=layout.numel,
+                **_size(waiting.item),
+            )
+        self._batch.clear()
+        self._folders.close()
+        self._bytes, self._started = 0, time.monotonic()
+        if self._on_progress is not None:
+            self._on_progress(len(self.results), self._total)
 
 
-def _read(item: _Item) -> tuple[Entry, str | None] | Collected:
-    name = item.source or str(item.path)
-    if item.refused:
-        return Collected(name, "refused", reason=item.refused)
-    kind = kinds.match(item.path)
-    try:
-        if kind is None:
-            raise BadArtefact(f"{item.path} is not a known kind of weights", "see the documentation for known formats")
-        found = kind.read(item.path, root=item.root)
-        about = read_about(item.path)
-    except (WeightgenError, OSError) as error:
-        return Collected(name, "refused", kind=kind.name if kind else None, reason=str(error))
-    entry = Entry(
-        _described(found.weights, about),
-        task=about.task,
-        description=about.description,
-        lineage=about.lineage,
-        split=about.split,
-        metrics=about.metrics,
-        license=about.license,
-        source=name,
+def _size(item: Item) -> dict[str, Any]:
+    files = files_of(item.path)
+    folder = item.path if item.path.is_dir() else item.path.parent
+    size = sum(file.stat().st_size for file in files if file.exists())
+    return {"files": tuple(file.relative_to(folder).as_posix() for file in files), "bytes": size}
+
+
+def _entry(item: Item, found: Found, about: About, stated: About) -> Entry:
+    """Put together what files, side-cars and the table say; the table counts most."""
+    said = merged(stated, about)
+    return Entry(
+        _described(found.weights, said, stated.base_model),
+        task=said.task,
+        description=said.description,
+        lineage=said.lineage,
+        split=said.split,
+        metrics=said.metrics,
+        license=said.license,
+        source=said.source or item.name,
+        dataset=said.dataset,
+        revision=said.revision,
         extra_files=found.extra_files,
     )
-    return entry, "; ".join(found.notes) or None
 
 
-def _described(weights: Weights, about: About) -> Weights:
-    """Put base model and architecture from the side-car where the files themselves do not say them."""
+def _described(weights: Weights, about: About, base_model: str | None) -> Weights:
+    """Put base model and architecture where the files themselves do not say them, or the table says otherwise."""
     layout = weights.layout
-    if layout.base_model is None and about.base_model is not None:
-        layout = replace(layout, base_model=about.base_model)
+    base = base_model or layout.base_model or about.base_model
+    if base != layout.base_model:
+        layout = replace(layout, base_model=base)
     if layout.kind == "dense" and about.architecture is not None:
-        layout = replace(layout, config={**layout.config, "architecture": about.architecture})
+        layout = replace(layout, config={**layout.config, "architecture": dict(about.architecture)})
     return weights if layout is weights.layout else Weights(layout, weights.tensors)
-
-
-def _items(source: str | Path) -> list[_Item]:
-    text, path = str(source), Path(source)
-    if path.is_dir():
-        items = list(_scan(path, path.resolve()))
-        if not items:
-            raise BadArtefact(f"{path} holds no weights", "give a folder with weight files or adapters")
-        return items
-    if path.exists():
-        return [_Item(path, path.parent.resolve())]
-    looks_local = path.suffix in (".safetensors", ".npz", *formats.TORCH_SUFFIXES) or Path(path.parts[0]).exists()
-    if looks_local or not HUB_ID.match(text):
-        raise UsageError(f"{text} does not exist", "give a file, a folder, or a Hub id such as org/name")
-    try:
-        snapshot = _download(text)
-    except NetworkError as error:
-        return [_Item(path, path, str(error), text)]
-    # Snapshots consist of links to files in the same cache entry, two folders up.
-    found = [
-        replace(item, source=_hub_source(text, item.path, snapshot)) for item in _scan(snapshot, snapshot.parents[1])
-    ]
-    return found or [_Item(path, path, f"{text} holds no weights on the Hub", text)]
-
-
-def _hub_source(hub_id: str, path: Path, snapshot: Path) -> str:
-    inner = path.relative_to(snapshot).as_posix()
-    return hub_id if inner == "." else f"{hub_id}/{inner}"
-
-
-def _download(hub_id: str) -> Path:
-    from huggingface_hub import snapshot_download
-
-    repository, _, revision = hub_id.partition("@")
-    try:
-        folder = snapshot_download(
-            repository, revision=revision or None, allow_patterns=[*HUB_FILES], ignore_patterns=[*HUB_IGNORED]
-        )
-    except Exception as error:  # the client raises errors of its own, of its HTTP library and of the system
-        first = next(iter(str(error).strip().splitlines()), "")
-        raise NetworkError(
-            f"{hub_id} is not a local path, and cannot be fetched from the Hugging Face Hub "
-            f"({type(error).__name__}: {first[:200]})",
-            "check the name and the connection, or download it and give the folder",
-        ) from None
-    return Path(folder).resolve()
-
-
-def _scan(folder: Path, root: Path) -> Iterator[_Item]:
-    """Find the items of a folder, depth first in the order of names; links that lead outside are refused."""
-    if not folder.resolve().is_relative_to(root):
-        yield _Item(folder, root, f"{folder} is a link that leads out of {root}. Copy the folder itself")
-        return
-    entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    adapter = any(entry.name == CONFIG_FILE for entry in entries)
-    if adapter:
-        yield _Item(folder, root)
-    files = [Path(entry.path) for entry in entries if not entry.is_dir()]
-    indices = [file for file in files if formats.detect(file) == "index"]
-    parts = {name for index in indices for name in formats.shards_of(index)}
-    for file in files:
-        taken = file.name in parts or (adapter and file.name in WEIGHT_FILES) or LEFTOVERS.match(file.name)
-        if taken or formats.detect(file) is None:
-            continue
-        if file.resolve().is_relative_to(root):
-            yield _Item(file, root)
-        else:
-            yield _Item(file, root, f"{file} is a link that leads out of {root}. Copy the file itself")
-    for entry in entries:
-        if entry.is_dir() and entry.is_symlink():
-            if not Path(entry.path).resolve().is_relative_to(root):
-                yield _Item(Path(entry.path), root, f"{entry.path} is a link that leads out of {root}. Copy the folder")
-        elif entry.is_dir():
-            yield from _scan(Path(entry.path), root)

@@ -59,7 +59,7 @@ class TensorFile:
 
 
 def detect(path: Path) -> str | None:
-    """Format of a file by its name (for ``.model`` by its first bytes).
+    """Format of a file by its name (for ``.model`` and ``.tar`` by its first bytes as well).
 
     Returns:
         ``"safetensors"``, ``"index"``, ``"torch"``, ``"npz"``, or ``None`` for anything else.
@@ -73,11 +73,17 @@ def detect(path: Path) -> str | None:
         return "npz"
     if name.endswith(TORCH_SUFFIXES):
         return "torch"
-    if name.endswith(".model") and path.is_file():
-        with path.open("rb") as file:
-            start = file.read(4)
-        return "torch" if start == b"PK\x03\x04" or start[:1] == b"\x80" else None
+    if name.endswith((".model", ".tar")) and path.is_file():
+        return "torch" if _start(path) == b"PK\x03\x04" or _start(path)[:1] == b"\x80" else None
     return None
+
+
+def _start(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(4)
+    except OSError:
+        return b""
 
 
 def read_tensors(path: Path, *, root: Path | None = None) -> TensorFile:

@@ -13,9 +13,12 @@ from typing import Any
 from zoo.types import SPLITS
 
 MAX_BYTES = 1 << 20
-_METRIC = re.compile(r"(^|_)(accuracy|acc|loss|f1|auc|mcc|perplexity|bleu|rouge|error)(_|$)")
+METRIC = re.compile(r"(^|_)(accuracy|acc|loss|f1|auc|mcc|perplexity|bleu|rouge|error)(_|$)")
 _FRONT_MATTER = re.compile(r"\A---\s*\n(.*?)\n---\s*(\n|\Z)", re.DOTALL)
-_TEXTS = ("task", "description", "lineage", "split", "license", "base_model")
+_COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
+_TEXTS = (*("task", "description", "dataset", "base_model", "revision", "license", "lineage", "split", "source"),)
+_LISTS = {"license": 1, "base_model": 1, "dataset": 8}  # how many of several values are kept
+MAX_DESCRIPTION = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,9 @@ class About:
     split: str | None = None
     license: str | None = None
     base_model: str | None = None
+    dataset: str | None = None
+    revision: str | None = None
+    source: str | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
     architecture: Mapping[str, Any] | None = None
 
@@ -39,37 +45,57 @@ class About:
 def read_about(path: Path) -> About:
     """Collect what is said about a weight file or an adapter folder.
 
-    In falling order of authority: ``NAME.weightgen.json`` beside a file ``NAME.safetensors``, ``weightgen.json`` in the
-    folder, ``metadata.json`` in the folder of an adapter, and the front matter of ``README.md``. Files that are too
-    large or cannot be parsed say nothing.
+    In falling order of authority: ``NAME.weightgen.json`` or ``NAME.metadata.json`` beside a file ``NAME.safetensors``,
+    ``weightgen.json`` and ``metadata.json`` in the folder, the configuration of an adapter, and the model card
+    ``README.md``: its front matter (with ``model-index``), then the first plain paragraph of its text as description.
+    Files that are too large or cannot be parsed say nothing.
 
     Args:
         path: the file or folder.
     """
+    if path.is_dir():
+        sources = [
+            _json(path / "weightgen.json"),
+            _json(path / "metadata.json"),
+            _adapter(path / "adapter_config.json"),
+        ]
+        sources.append(_card(path / "README.md"))
+    else:
+        stem = path.name.partition(".")[0]
+        names = (f"{stem}.weightgen.json", f"{stem}.metadata.json", "weightgen.json", "metadata.json")
+        sources = [*(_json(path.with_name(name)) for name in names), _card(path.with_name("README.md"))]
+    return merged(*(_about(source) for source in sources))
+
+
+def merged(*abouts: About) -> About:
+    """One statement from several; where two say something of one thing, the earlier one counts."""
     said: dict[str, Any] = {}
     metrics: dict[str, float] = {}
-    if path.is_dir():
-        sources = [_json(path / "weightgen.json"), _json(path / "metadata.json"), _card(path / "README.md")]
-    else:
-        own = path.with_name(path.name.partition(".")[0] + ".weightgen.json")
-        sources = [_json(own), _json(path.parent / "weightgen.json"), _card(path.parent / "README.md")]
-    for source in sources:
-        for key in _TEXTS:
-            value = source.get(key)
-            if isinstance(value, list) and value and key in ("license", "base_model"):
-                value = value[0]
-            if key not in said and isinstance(value, str) and value and (key != "split" or value in SPLITS):
-                said[key] = value
-        if "architecture" not in said and isinstance(source.get("architecture"), dict):
-            said["architecture"] = source["architecture"]
-        metrics = {**_metrics(source), **metrics}
+    for about in abouts:
+        for name in (*_TEXTS, "architecture"):
+            if said.get(name) is None:
+                said[name] = getattr(about, name)
+        metrics = {**about.metrics, **metrics}
     return About(**said, metrics=metrics)
+
+
+def _about(source: Mapping[str, Any]) -> About:
+    said: dict[str, Any] = {}
+    for key in _TEXTS:
+        value = source.get(key)
+        if isinstance(value, list) and key in _LISTS:
+            value = ", ".join(str(one) for one in value[: _LISTS[key]])
+        if isinstance(value, str) and value.strip() and (key != "split" or value in SPLITS):
+            said[key] = value.strip()
+    if isinstance(source.get("architecture"), dict):
+        said["architecture"] = source["architecture"]
+    return About(**said, metrics=_metrics(source))
 
 
 def _metrics(source: Mapping[str, Any]) -> dict[str, float]:
     """Numbers under ``metrics``, and numbers at the top whose name is that of a metric."""
     given = source.get("metrics")
-    named = {key: value for key, value in source.items() if isinstance(key, str) and _METRIC.search(key)}
+    named = {key: value for key, value in source.items() if isinstance(key, str) and METRIC.search(key)}
     values = {**named, **(given if isinstance(given, dict) else {})}
     return {
         str(key): float(value) for key, value in values.items() if type(value) in (int, float) and math.isfinite(value)
@@ -93,14 +119,57 @@ def _json(path: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _card(path: Path) -> dict[str, Any]:
-    found = _FRONT_MATTER.match(_text(path))
-    if found is None:
-        return {}
-    import yaml
+def _adapter(path: Path) -> dict[str, Any]:
+    """The revision of the base model; the base model itself belongs to the layout."""
+    return {"revision": _json(path).get("revision")}
 
-    try:
-        value = yaml.safe_load(found[1])
-    except (yaml.YAMLError, RecursionError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
+
+def _card(path: Path) -> dict[str, Any]:
+    text = _text(path)
+    found = _FRONT_MATTER.match(text)
+    front: Any = {}
+    if found is not None:
+        import yaml
+
+        try:
+            front = yaml.safe_load(found[1])
+        except (yaml.YAMLError, RecursionError, ValueError):
+            front = {}
+    front = dict(front) if isinstance(front, dict) else {}
+    metrics, task = _model_index(front.get("model-index"))
+    given = front.get("metrics")
+    return {
+        **front,
+        "task": front.get("task") or task or front.get("pipeline_tag"),
+        "dataset": front.get("dataset") or front.get("datasets"),
+        "description": front.get("description")
+        or front.get("summary")
+        or _paragraph(text[found.end() if found else 0 :]),
+        "metrics": {**metrics, **(given if isinstance(given, dict) else {})},
+    }
+
+
+def _model_index(entries: Any) -> tuple[dict[str, Any], str | None]:
+    """Metrics and the first task of the ``model-index`` of a card."""
+    metrics: dict[str, Any] = {}
+    tasks: list[str] = []
+    for entry in entries if isinstance(entries, list) else []:
+        results = entry.get("results") if isinstance(entry, dict) else None
+        for result in results if isinstance(results, list) else []:
+            task = result.get("task") if isinstance(result, dict) else None
+            if isinstance(task, dict):
+                tasks += [value for key in ("type", "name") if isinstance(value := task.get(key), str)][:1]
+            measured = result.get("metrics") if isinstance(result, dict) else None
+            for metric in measured if isinstance(measured, list) else []:
+                if isinstance(metric, dict) and isinstance(metric.get("type"), str):
+                    metrics.setdefault(metric["type"], metric.get("value"))
+    return metrics, tasks[0] if tasks else None
+
+
+def _paragraph(text: str) -> str | None:
+    """The first paragraph of plain text in a card; headings, lists, tables, code and empty forms are passed over."""
+    for block in re.split(r"\n\s*\n", _COMMENT.sub("", text).replace("\r", "")):
+        block = " ".join(block.split())
+        if len(block) > 20 and block[0] not in "#-*|`<>![=+" and "[More Information Needed]" not in block:
+            return block[:MAX_DESCRIPTION]
+    return None

@@ -32,13 +32,18 @@ FLUSH_TOGETHER = 8
 _HASH_BYTES = 1 << 22
 
 
+def is_full(error: OSError) -> bool:
+    """Whether the disk has no room for what was to be written."""
+    return error.errno in _FULL
+
+
 @contextlib.contextmanager
 def disk_errors(what: str) -> Iterator[None]:
     """Turn an ``OSError`` inside the block into a ``WeightgenError`` that names the file and the remedy."""
     try:
         yield
     except OSError as error:
-        remedy = "free some space and run it again" if error.errno in _FULL else "check the disk and its permissions"
+        remedy = "free some space and run it again" if is_full(error) else "check the disk and its permissions"
         raise WeightgenError(f"cannot write {what}: {error.strerror or error}", remedy) from error
 
 

@@ -64,14 +64,16 @@ def near(number: float) -> tuple[float, float]:
     return number * (1 - TOLERANCE), number * (1 + TOLERANCE)
 
 
-def find_twin(catalog: Catalog, store: Store, record: Record, weights: Weights) -> Twin | None:
+def find_twin(catalog: Catalog, store: Store, record: Record) -> Twin | None:
     """The first record before this one that equals it.
 
     Args:
         catalog: catalogue that holds the record.
         store: its blobs.
         record: the record.
-        weights: its weights.
+
+    Raises:
+        BadArtefact: if weights that have to be compared are damaged.
     """
     equal = catalog.earlier(record.id, blob=record.blob)
     for other in equal:
@@ -79,7 +81,7 @@ def find_twin(catalog: Catalog, store: Store, record: Record, weights: Weights) 
             return Twin(record.id, other.id, TENSORS)
     if (found := catalog.sketch(record.id)) is not None:
         for other in catalog.earlier(record.id, key=found[0], between=near(found[1])):
-            if _equal(read_weights(store, other), weights):
+            if _equal(read_weights(store, other), read_weights(store, record)):
                 return Twin(record.id, other.id, SYMMETRY)
     return Twin(record.id, equal[0].id, DESCRIPTION) if equal else None
 

@@ -200,7 +200,7 @@ class Zoo:
         Raises:
             BadArtefact: if weights that have to be compared are damaged.
         """
-        return find_twin(self._catalog, self.store, record, self.weights(record))
+        return find_twin(self._catalog, self.store, record)
 
     def twins(self) -> list[Twin]:
         """Every record that equals one before it; errors as in ``twin``."""

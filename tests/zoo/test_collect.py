@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 
 from tests.zoo.samples import CONFIG, factors, mlp, write_adapter
 from zoo import collect as module
+from zoo import sources
 from zoo.collect import collect
 from zoo.errors import BadArtefact, NetworkError, UsageError
 from zoo.sidecar import read_about
@@ -149,7 +150,7 @@ def test_the_hub_cannot_be_reached(zoo: Zoo, monkeypatch: pytest.MonkeyPatch) ->
     assert found.status == "refused"
     assert "cannot be fetched from the Hugging Face Hub (ConnectionError: no route to host)" in str(found.reason)
     with pytest.raises(NetworkError):
-        module._download("org/name")
+        sources.download("org/name")
 
 
 def test_metadata_beside_adapters(zoo: Zoo, tmp_path: Path) -> None:
