@@ -11,6 +11,16 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 
+def check_heads(width: int, heads: int) -> None:
+    """Fail if attention heads do not share a width evenly.
+
+    Raises:
+        ValueError: with both numbers; in a validator of a config it becomes an error that names the key.
+    """
+    if width % heads:
+        raise ValueError(f"a width of {width} cannot be shared by {heads} attention heads, it must be a multiple")
+
+
 def transformer(width: int, depth: int, heads: int) -> nn.TransformerEncoder:
     """Pre-norm transformer encoder without dropout, feed-forward layers of twice the width."""
     layer = nn.TransformerEncoderLayer(

@@ -7,12 +7,14 @@ statistics that cost exactness live (the tokenizer itself is exact).
 
 from __future__ import annotations
 
+from typing import Self
+
 import torch
 from jaxtyping import Bool, Float, Int
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from weightgen.nn import PositionEmbedding, transformer
+from weightgen.nn import PositionEmbedding, check_heads, transformer
 from weightgen.types import Loss
 from zoo.config import StrictConfig
 
@@ -25,6 +27,11 @@ class VAEConfig(StrictConfig):
     depth: int = Field(default=2, ge=1)
     heads: int = Field(default=4, ge=1)
     kl_weight: float = Field(default=1e-3, ge=0)
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> Self:
+        check_heads(self.width, self.heads)
+        return self
 
 
 class VAE(nn.Module):

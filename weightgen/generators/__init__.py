@@ -191,14 +191,20 @@ def register_generator(cls: G) -> G:
     return cls
 
 
+def generator_names() -> list[str]:
+    """Names of all registered generators, sorted."""
+    for module in pkgutil.iter_modules(__path__):
+        importlib.import_module(f"{__name__}.{module.name}")
+    return sorted(_GENERATORS)
+
+
 def generator_class(name: Any) -> type[Generator]:
     """Look a generator up.
 
     Raises:
         UsageError: if there is none of that name.
     """
-    for module in pkgutil.iter_modules(__path__):
-        importlib.import_module(f"{__name__}.{module.name}")
+    known = generator_names()
     if name not in _GENERATORS:
-        raise UsageError(f"unknown generator {name!r}", f"choose one of {', '.join(sorted(_GENERATORS))}")
+        raise UsageError(f"unknown generator {name!r}", f"choose one of {', '.join(known)}")
     return _GENERATORS[name]

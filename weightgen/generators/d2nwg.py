@@ -9,20 +9,20 @@ training tasks (`torch.func.functional_call`), and their task loss flows back th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from jaxtyping import Float, Int
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from weightgen.codecs.vae import VAE, VAEConfig
 from weightgen.conditioners.alignment import Alignment
 from weightgen.conditioners.dataset import SetEncoder, SetEncoderConfig
 from weightgen.generators import Generator, GeneratorConfig, Problem, Stage, StageConfig, register_generator
-from weightgen.nn import ConditionedTransformer, PositionEmbedding
+from weightgen.nn import ConditionedTransformer, PositionEmbedding, check_heads
 from weightgen.types import Batch, Condition, Loss
 from zoo.config import StrictConfig
 from zoo.errors import UsageError
@@ -67,6 +67,12 @@ class D2NWGConfig(GeneratorConfig):
     denoiser: DenoiserConfig = DenoiserConfig()
     behaviour: BehaviourConfig = BehaviourConfig()
     stages: StagesConfig = StagesConfig()
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> Self:
+        check_heads(self.denoiser.width, self.denoiser.heads)
+        check_heads(self.denoiser.width, self.conditioner.heads)
+        return self
 
 
 class Denoiser(nn.Module):

@@ -1,0 +1,267 @@
+"""The contract of every registered generator, then what holds for D2NWG alone."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.fixtures import tiny_config
+from weightgen.checkpoint import load_generator, save_generator
+from weightgen.generators import Generator, generator_class, generator_names
+from weightgen.generators.d2nwg import D2NWG
+from weightgen.training_data import TrainingData
+from weightgen.types import Batch, Condition
+from zoo.datasets import Examples, bank_of
+from zoo.errors import UsageError
+from zoo.networks import logits
+from zoo.types import Layout
+from zoo.zoo import Zoo
+
+
+@pytest.fixture(scope="module")
+def zoo(tiny_zoo: Path) -> Iterator[Zoo]:
+    with Zoo.open(tiny_zoo) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def make(zoo: Zoo) -> Callable[..., tuple[Generator, TrainingData]]:
+    """A fresh generator, trained for a few steps a stage on one batch, and its data."""
+
+    @functools.cache
+    def data_of(name: str) -> TrainingData:
+        return TrainingData(zoo, tiny_config(name))
+
+    def build(name: str, *overrides: str, steps: int = 3) -> tuple[Generator, TrainingData]:
+        config, data = tiny_config(name, *overrides), data_of(name)
+        torch.manual_seed(0)
+        generator = generator_class(name)(config, data.problem)
+        for stage in generator.stages():
+            generator.prepare(stage.name, data.train.values)
+            descend(generator, stage.trains, stage.loss, data.batch(stage, 0), steps)
+        return generator.requires_grad_(False).eval(), data
+
+    return build
+
+
+def descend(generator: Generator, modules: Any, loss: Any, batch: Batch, steps: int, lr: float = 3e-3) -> list[float]:
+    """Train on one batch over and over; returns the losses."""
+    generator.train().requires_grad_(False)
+    for module in modules:
+        module.requires_grad_(True)
+    optimizer = torch.optim.AdamW([p for p in generator.parameters() if p.requires_grad], lr=lr)
+    losses = []
+    for _ in range(steps):
+        result = loss(batch)
+        assert torch.isfinite(result.total)
+        assert all(torch.isfinite(part) for part in result.parts.values())
+        losses.append(result.total.item())
+        optimizer.zero_grad()
+        result.total.backward()
+        optimizer.step()
+    return losses
+
+
+def condition(zoo: Zoo, tasks: list[int], seed: int = 0) -> Condition:
+    bank = bank_of(zoo, zoo.tasks("val"), 1)
+    return Condition(bank.support(torch.tensor(tasks), 3, torch.Generator().manual_seed(seed)))
+
+
+def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return list(a) == list(b) and all(a[name].equal(b[name]) for name in a)
+
+
+NAMES = pytest.mark.parametrize("name", generator_names())
+
+
+@NAMES
+def test_samples_are_networks_of_the_layout(name: str, zoo: Zoo, make: Any) -> None:
+    generator, data = make(name)
+    for n in (1, 3):
+        networks = generator.sample(condition(zoo, [0]), data.problem.layout, n, 5)
+        assert len(networks) == n
+        for one in networks:
+            assert one.layout == data.problem.layout
+            assert {k: tuple(v.shape) for k, v in one.tensors.items()} == {
+                spec.name: spec.shape for spec in data.problem.layout.tensors
+            }
+            assert all(torch.isfinite(value).all() and value.is_contiguous() for value in one.tensors.values())
+            assert not any(value.requires_grad for value in one.tensors.values())
+            assert logits(generator.architecture, one.tensors, torch.rand(4, 8, 8)).shape == (4, 2)
+
+
+@NAMES
+def test_the_seed_decides(name: str, zoo: Zoo, make: Any) -> None:
+    generator, _ = make(name)
+    one, again, other = (generator.networks(condition(zoo, [0, 1]), seed, 2) for seed in (1, 1, 2))
+    assert equal(one, again)
+    assert not equal(one, other)
+    torch.manual_seed(77)
+    state = torch.random.get_rng_state()
+    assert equal(one, generator.networks(condition(zoo, [0, 1]), 1, 2))
+    assert torch.random.get_rng_state().equal(state)
+
+
+@NAMES
+def test_candidates_and_tasks_have_their_axes(name: str, zoo: Zoo, make: Any) -> None:
+    generator, data = make(name)
+    networks = generator.networks(condition(zoo, [2, 0]), 4, 3)
+    assert {k: tuple(v.shape) for k, v in networks.items()} == {
+        spec.name: (2, 3, *spec.shape) for spec in data.problem.layout.tensors
+    }
+    sampled = generator.sample(condition(zoo, [2]), data.problem.layout, 3, 4)
+    for i, one in enumerate(sampled):  # the same noise: candidates of the first task come first
+        for key, value in one.tensors.items():
+            torch.testing.assert_close(networks[key][0, i], value, rtol=1e-4, atol=1e-5)
+
+
+@NAMES
+def test_neighbours_in_a_batch_do_not_matter(name: str, zoo: Zoo, make: Any) -> None:
+    generator, _ = make(name)
+    one, other = (generator.networks(condition(zoo, tasks), 1, 2) for tasks in ([0, 1], [0, 2]))
+    for key in one:
+        torch.testing.assert_close(one[key][0], other[key][0], rtol=1e-4, atol=1e-5)
+
+
+@NAMES
+def test_other_layouts_and_conditions_are_refused(name: str, zoo: Zoo, make: Any) -> None:
+    generator, data = make(name)
+    layout = data.problem.layout
+    other = Layout(layout.kind, "another base", layout.tensors, layout.config)
+    with pytest.raises(UsageError, match=f"{layout.fingerprint[:12]}, not {other.fingerprint[:12]}"):
+        generator.sample(condition(zoo, [0]), other, 1, 0)
+    for wrong in (condition(zoo, [0, 1]), Condition()):
+        with pytest.raises(UsageError, match="one task is needed"):
+            generator.sample(wrong, layout, 1, 0)
+    examples = condition(zoo, [0]).examples
+    assert examples is not None
+    small = Condition(Examples(examples.x[..., :3], examples.mask))
+    with pytest.raises(UsageError, match="was trained on"):
+        generator.sample(small, layout, 1, 0)
+
+
+@NAMES
+def test_every_stage_learns(name: str, make: Any) -> None:
+    generator, data = make(name, steps=0)
+    stages = generator.stages()
+    assert len({stage.name for stage in stages}) == len(stages)
+    for stage in stages:
+        assert stage.judged_by in ("sample", "reconstruct")
+        generator.prepare(stage.name, data.train.values)
+        batch = data.batch(stage, 0)
+        with torch.no_grad():
+            assert stage.loss(batch).total.equal(stage.loss(batch).total), "a step must be repeatable"
+        losses = descend(generator, stage.trains, stage.loss, batch, 25)
+        assert losses[-1] < 0.98 * losses[0], (stage.name, losses)
+        for module in stage.trains:
+            assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in module.parameters()), stage.name
+
+
+@NAMES
+def test_reconstruction_and_writing_keep_shape_and_padding(name: str, zoo: Zoo, make: Any) -> None:
+    generator, data = make(name)
+    values = data.val.values
+    again = generator.reconstruct(values)
+    written = generator.write(condition(zoo, [0, 1, 2]), torch.Generator().manual_seed(0))
+    assert again.shape == values.shape
+    assert written.shape == (3, *values.shape[1:])
+    assert again.equal(generator.reconstruct(values)), "no noise"
+    for result in (again, written):
+        assert (result[:, ~generator.mask] == 0).all()
+
+
+@NAMES
+def test_a_saved_generator_writes_the_same(name: str, zoo: Zoo, make: Any, tmp_path: Path) -> None:
+    generator, _ = make(name)
+    save_generator(tmp_path / "g", generator, {})
+    assert equal(
+        load_generator(tmp_path / "g").networks(condition(zoo, [1]), 3, 2),
+        generator.networks(condition(zoo, [1]), 3, 2),
+    )
+
+
+def test_unknown_generators_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"'gan'.*d2nwg"):
+        generator_class("gan")
+
+
+# D2NWG
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("denoiser.sampling_steps=26", r"denoiser\.sampling_steps"),
+        ("denoiser.width=17", "width of 17 cannot be shared by 2"),
+        ("codec.width=17", "width of 17 cannot be shared by 2"),
+        ("conditioner.heads=3", "width of 16 cannot be shared by 3"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused(override: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        tiny_config("d2nwg", override)
+
+
+@pytest.mark.parametrize("guidance", [0.0, 1.0, 3.0])
+def test_guidance(guidance: float, zoo: Zoo, make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator, _ = make("d2nwg", f"denoiser={{width: 16, depth: 1, heads: 2, sampling_steps: 4, guidance: {guidance}}}")
+    calls: list[int] = []
+    velocity = generator._velocity
+    monkeypatch.setattr(generator, "_velocity", lambda *a: (calls.append(1), velocity(*a))[1])
+    one, two = (generator.write(condition(zoo, [task]), torch.Generator().manual_seed(0)) for task in (0, 1))
+    assert len(calls) == 2 * 4 * (1 if guidance == 1 else 2)
+    assert one.allclose(two, atol=1e-6) == (guidance == 0), "without guidance the condition must have no influence"
+    if guidance == 3:
+        plain, _ = make("d2nwg")
+        assert not one.allclose(plain.write(condition(zoo, [0]), torch.Generator().manual_seed(0)), atol=1e-4)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5, 25])
+@pytest.mark.parametrize("schedule", ["squaredcos_cap_v2", "linear"])
+def test_the_sampler_finds_what_the_denoiser_believes(
+    steps: int, schedule: str, zoo: Zoo, make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    denoiser = f"denoiser={{width: 16, depth: 1, heads: 2, sampling_steps: {steps}, schedule: {schedule}}}"
+    generator, _ = make("d2nwg", denoiser, steps=0)
+    assert isinstance(generator, D2NWG)
+    truth = 3 * torch.randn(1, len(generator.position), generator.config.codec.latent)  # beyond [-1, 1]: no clipping
+
+    def velocity(noisy: Tensor, time: Tensor, condition: Tensor) -> Tensor:
+        signal = generator.scheduler.alphas_cumprod[time][:, None, None].sqrt()
+        sigma = (1 - signal.square()).sqrt()
+        return signal * (noisy - signal * truth) / sigma - sigma * truth
+
+    monkeypatch.setattr(generator, "_velocity", velocity)
+    written = generator.write(condition(zoo, [0, 1]), torch.Generator().manual_seed(0))
+    expected = generator._decode(truth).expand_as(written)
+    torch.testing.assert_close(written, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_output_tokens_know_their_class(make: Any) -> None:
+    generator, data = make("d2nwg", steps=0)
+    roles = data.problem.tokenizer.roles
+    for (layer, role, row, _), found in zip(
+        generator.position.tolist(), generator.class_of_token.tolist(), strict=True
+    ):
+        assert found == (row if (layer, roles[role]) == (1, "weight") else -1)
+
+
+def test_condition_and_weights_share_a_space(zoo: Zoo, make: Any) -> None:
+    generator, data = make("d2nwg")
+    tasks, networks = generator.embed_condition(condition(zoo, [0, 1])), generator.embed_weights(data.val.values)
+    for vectors in (tasks, networks):
+        torch.testing.assert_close(vectors.norm(dim=1), torch.ones(len(vectors)))
+    assert tasks.shape[1] == networks.shape[1]
+
+
+def test_latents_are_standardised_before_diffusion(make: Any) -> None:
+    generator, data = make("d2nwg", steps=0)
+    latents = generator._latents(data.train.values)
+    torch.testing.assert_close(latents.mean((0, 1)), torch.zeros(4), atol=1e-4, rtol=0)
+    torch.testing.assert_close(latents.std((0, 1), correction=0), torch.ones(4), atol=1e-3, rtol=0)
