@@ -21,7 +21,7 @@ check() {
 
 check "ruff check" ruff check .
 check "ruff format" ruff format --check .
-check "pyright" pyright
+check "basedpyright" basedpyright
 # A module's tests stay in one process, so that what it trains for them is trained once.
 check "pytest" pytest -n "${WEIGHTGEN_TEST_WORKERS:-2}" --dist loadscope "$@"
 

@@ -43,19 +43,20 @@ Made by `python scripts/bench/d2nwg_digits.py render` from the JSON under `docs/
 
 ## D2NWG on digits
 
-{runs} full runs from an empty folder, each with its own zoo, data split and {tasks} held-out subsets of digits; ± is the
-deviation between runs. In every run each number is a mean over the held-out subsets and 3 draws of the 50 given
-examples, which come from images that no network and no generator was trained on. No gradient step is taken on the new
-task. One candidate a task. The interval is a paired 95 % bootstrap over tasks; its lowest bound of all runs is given.
+{runs} full runs from an empty folder, each with its own zoo, data split and {tasks} held-out subsets of digits;
+± is the deviation between runs. In every run each number is a mean over the held-out subsets and 3 draws of the
+50 given examples, which come from images that no network and no generator was trained on. No gradient step is taken
+on the new task. One candidate a task. The interval is a paired 95 % bootstrap over tasks; its lowest bound of all
+runs is given.
 
 {main}
 
 Networks that fail (not finite, or no better than the commonest class): {failures} %.
 
 Novelty: the distance to the nearest training network is {distance_ratio} times the zoo's own nearest distance;
-predictions differ from that network's on {disagreement} % of test images. Two networks trained on the same task differ on
-{oracle_disagreement} %. Two candidates for one task lie {candidate_spread} apart, two trained networks of one task
-{oracle_spread}.
+predictions differ from that network's on {disagreement} % of test images. Two networks trained on the same task
+differ on {oracle_disagreement} %. Two candidates for one task lie {candidate_spread} apart, two trained networks of
+one task {oracle_spread}.
 
 ### What it is made of
 
