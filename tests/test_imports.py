@@ -17,13 +17,13 @@ HELP_SECONDS = 0.5
 
 # Units of weightgen from the top down; a unit imports from its own layer and from those below it.
 LAYERS = (
-    {"cli", "console", "server"},
+    {"cli", "zoo_cli", "options", "console", "server"},
     {"jobs"},
     {"generate", "evaluate"},
     {"train", "training_data", "resume", "retrieve", "compose", "decode", "evaluation", "portfolio"},
     {"generators", "checkpoint"},
     {"codecs", "conditioners", "fusion"},
-    {"nn", "augment", "types", "results", "progress"},
+    {"nn", "augment", "types", "results", "zoo_results", "progress"},
 )
 DEPTH = {unit: depth for depth, layer in enumerate(LAYERS) for unit in layer}
 
@@ -105,7 +105,7 @@ def test_light_entry_points_load_nothing_heavy(code: str) -> None:
     [
         [],
         ["zoo"],
-        *(["zoo", name] for name in ("build", "collect", "ls", "show", "verify", "export")),
+        *(["zoo", name] for name in ("build", "collect", "ls", "stats", "show", "verify", "export", "rm", "dedupe")),
         ["train"],
         ["generate"],
         ["evaluate"],

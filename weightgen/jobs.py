@@ -12,21 +12,22 @@ Each takes plain values, imports what it needs when it is called, returns one fr
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
 from weightgen.progress import Progress
-from weightgen.results import (
-    BuildResult,
+from weightgen.results import BuildResult, EvaluateResult, GenerateResult, TrainResult
+from weightgen.zoo_results import (
     CollectedSource,
     CollectResult,
-    EvaluateResult,
+    DedupeResult,
     ExportResult,
-    GenerateResult,
     ListResult,
+    RemoveResult,
     ShowResult,
-    TrainResult,
+    StatsResult,
+    TwinRecord,
     VerifyResult,
 )
 
@@ -56,36 +57,38 @@ def build_zoo(
 
 
 def collect_weights(
-    sources: Sequence[Path | str], zoo: Path | str, dry_run: bool = False, progress: Progress | None = None
+    sources: Sequence[Path | str],
+    zoo: Path | str,
+    dry_run: bool = False,
+    progress: Progress | None = None,
+    metadata: Path | str | None = None,
 ) -> CollectResult:
     """Read, check and store weights that exist already.
 
     Args:
-        sources: files, adapter folders, folders of them, or ids of the Hugging Face Hub.
-        zoo: folder of the zoo, made if it does not exist.
+        sources: files, adapter folders, archives, folders of them, or ids of the Hugging Face Hub.
+        zoo: folder of the zoo, made if it does not exist and a source can be taken.
         dry_run: check everything and write nothing.
         progress: told what is done.
+        metadata: CSV file with what is known about the items; see ``zoo.metadata_table``.
 
     Returns:
-        One entry a source; those that cannot be taken say why.
+        One entry an item; those that cannot be taken say why.
 
     Raises:
-        UsageError: if a source does not exist.
+        UsageError: if a source does not exist, or the CSV file cannot be used.
         BadArtefact: if a source folder holds no weights, or ``zoo`` is a folder of something else or damaged.
     """
     from zoo.collect import collect
-    from zoo.zoo import Zoo
+    from zoo.metadata_table import MetadataTable
 
     def on_progress(done: int, total: int) -> None:
         if progress is not None:
             progress("collect", done, total)
 
-    target = Path(zoo)
-    is_new = not target.exists() or (target.is_dir() and not any(target.iterdir()))
-    with contextlib.ExitStack() as stack:
-        opened = None if dry_run and is_new else stack.enter_context(Zoo.open(target, create=not dry_run))
-        entries = collect(sources, opened, dry_run=dry_run, on_progress=on_progress)
-    return CollectResult(tuple(CollectedSource(e.path, e.status, e.id, e.kind, e.reason) for e in entries), dry_run)
+    table = None if metadata is None else MetadataTable(metadata)
+    entries = collect(sources, Path(zoo), dry_run=dry_run, metadata=table, on_progress=on_progress)
+    return CollectResult(tuple(CollectedSource(**dataclasses.asdict(entry)) for entry in entries), dry_run)
 
 
 def list_records(
@@ -96,6 +99,8 @@ def list_records(
     task: str | None = None,
     split: str | None = None,
     license: str | None = None,
+    dataset: str | None = None,
+    metrics: Sequence[str] = (),
 ) -> ListResult:
     """List what a zoo holds; every filter that is given must match exactly.
 
@@ -106,19 +111,44 @@ def list_records(
         task: name of the task.
         split: ``"train"``, ``"val"`` or ``"test"``.
         license: licence as stated by the source.
+        dataset: name of the data the weights were trained on.
+        metrics: conditions such as ``"val_accuracy>=0.9"``.
 
     Returns:
         The matching records.
 
     Raises:
+        UsageError: if a condition has another form.
         BadArtefact: if there is no zoo in the folder.
     """
     from zoo.zoo import Zoo
 
+    about = {"kind": kind, "base_model": base_model, "task": task, "split": split, "license": license}
     with Zoo.open(Path(zoo)) as opened:
-        return ListResult(
-            tuple(opened.records(kind=kind, base_model=base_model, task=task, split=split, license=license))
-        )
+        return ListResult(tuple(opened.records(**about, dataset=dataset, metrics=metrics)))
+
+
+def zoo_stats(
+    zoo: Path | str,
+    *,
+    kind: str | None = None,
+    base_model: str | None = None,
+    task: str | None = None,
+    split: str | None = None,
+    license: str | None = None,
+    dataset: str | None = None,
+    metrics: Sequence[str] = (),
+) -> StatsResult:
+    """Count records, weights and bytes of a zoo; filters and errors as in ``list_records``.
+
+    Returns:
+        The numbers, and how many records have which kind, base model, task, split and licence.
+    """
+    from zoo.zoo import Zoo
+
+    about = {"kind": kind, "base_model": base_model, "task": task, "split": split, "license": license}
+    with Zoo.open(Path(zoo)) as opened:
+        return StatsResult(Path(zoo), opened.stats(opened.records(**about, dataset=dataset, metrics=metrics)))
 
 
 def show_record(zoo: Path | str, id: str) -> ShowResult:
@@ -181,6 +211,48 @@ def export_record(zoo: Path | str, id: str, out: Path | str, force: bool = False
     with Zoo.open(Path(zoo)) as opened:
         record = opened.get(id)
         return ExportResult(record.id, tuple(opened.export(record.id, out, force=force)))
+
+
+def remove_record(zoo: Path | str, id: str) -> RemoveResult:
+    """Remove one record from a zoo, and its files unless another record needs them.
+
+    Args:
+        zoo: folder of the zoo.
+        id: identifier of the record, or a unique beginning of it.
+
+    Returns:
+        The record as it was.
+
+    Raises:
+        UsageError: if no record, or more than one, has such an identifier.
+        BadArtefact: if there is no zoo in the folder.
+    """
+    from zoo.zoo import Zoo
+
+    with Zoo.open(Path(zoo)) as opened:
+        return RemoveResult(opened.remove(id))
+
+
+def dedupe_zoo(zoo: Path | str, apply: bool = False) -> DedupeResult:
+    """Find records with the weights of an earlier one: the same tensors, or the same up to symmetry.
+
+    Args:
+        zoo: folder of the zoo.
+        apply: remove them, keeping the first of each.
+
+    Returns:
+        The twins.
+
+    Raises:
+        BadArtefact: if there is no zoo in the folder, or weights that have to be compared are damaged.
+    """
+    from zoo.zoo import Zoo
+
+    with Zoo.open(Path(zoo)) as opened:
+        twins = opened.twins()
+        for twin in twins if apply else ():
+            opened.remove(twin.id)
+    return DedupeResult(tuple(TwinRecord(twin.id, twin.of, twin.how) for twin in twins), apply)
 
 
 def train(
