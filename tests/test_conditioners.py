@@ -132,6 +132,7 @@ def test_networks_of_one_task_are_right_answers_for_each_other() -> None:
         optimizer.zero_grad()
         loss.total.backward()
         optimizer.step()
+    loss = model.loss(latent, POSITION, tokens, task)
     assert loss.parts["accuracy"] == 1
     assert loss.total.item() == pytest.approx(math.log(2), abs=0.02), "two right answers share the probability"
     wrong = model.loss(latent, POSITION, tokens.roll(2, 0), task)

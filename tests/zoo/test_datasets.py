@@ -70,6 +70,27 @@ def test_all_examples_of_a_task_are_those_of_its_selection(part: int) -> None:
         assert y[x[:, 2].argsort()].equal(expected_y[order])
 
 
+def test_renamed_classes_keep_examples_and_labels_together() -> None:
+    bank, tasks = ExampleBank(dataset(), TASKS, 0), torch.tensor([0, 1, 1, 2])
+    order = torch.tensor([[1, 0], [0, 1], [1, 0], [1, 0]])
+    classes = bank.classes[tasks].gather(1, order)
+    support = bank.support(tasks, 3, random(), order)
+    assert (support.x[..., 0] == classes[..., None]).all()
+    x, y = bank.queries(tasks, 40, random(), order)
+    assert x[..., 0].equal(classes.gather(1, y).float())
+    same = torch.arange(2).expand(4, -1)
+    assert bank.support(tasks, 3, random(), same).x.equal(bank.support(tasks, 3, random()).x)
+
+
+def test_identity_is_that_of_classes_in_order() -> None:
+    bank, tasks = ExampleBank(dataset(), [*TASKS, TASKS[0]], 0), torch.tensor([0, 1, 2, 3])
+    plain = bank.identity(tasks).tolist()
+    assert plain[0] == plain[3]
+    assert len(set(plain)) == 3
+    swapped = bank.identity(tasks, torch.tensor([[1, 0]] * 4)).tolist()
+    assert not set(swapped) & set(plain)
+
+
 def test_halves_share_nothing_and_miss_nothing() -> None:
     whole, first, second = (ExampleBank(dataset(), TASKS, 1, half=half).all(1)[0] for half in (None, 0, 1))
     numbers = [set(x[:, 2].tolist()) for x in (whole, first, second)]

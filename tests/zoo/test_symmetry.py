@@ -11,8 +11,8 @@ from torch import Tensor
 from zoo.architectures import UnitGroup, family
 from zoo.build.vectorised import initialise
 from zoo.errors import UsageError
-from zoo.networks import logits
-from zoo.symmetry import align, fit_reference, scramble
+from zoo.networks import logits, logits_many
+from zoo.symmetry import align, fit_reference, rename_outputs, scramble
 
 ONE = {"family": "mlp", "sizes": [8, 12, 3]}
 DEEP = {"family": "mlp", "sizes": [8, 12, 9, 10, 3]}
@@ -137,3 +137,14 @@ def test_networks_are_nearer_to_each_other_after_alignment(architecture: dict[st
     raw = {name: torch.stack([one[name] for one in networks]).mean(0) for name in reference}
     assert sum(distance(one, mean) for one in aligned) < 0.95 * sum(distance(one, raw) for one in networks)
     assert equal(reference, fit_reference(networks, groups(architecture)))
+
+
+@pytest.mark.parametrize("architecture", CASES, ids=str)
+def test_renamed_outputs_are_the_logits_in_another_order(architecture: dict[str, Any]) -> None:
+    stacked = initialise(architecture, [1, 2, 3])
+    order = torch.tensor([[2, 0, 1], [0, 1, 2], [1, 0, 2]])
+    renamed = rename_outputs(stacked, family(architecture).outputs(architecture), order)
+    x = torch.randn(3, 7, 8)
+    before, after = logits_many(architecture, stacked, x), logits_many(architecture, renamed, x)
+    for i in range(3):
+        torch.testing.assert_close(after[i], before[i][:, order[i]])

@@ -216,6 +216,16 @@ def test_tensors_keep_leading_axes_and_gradients() -> None:
     assert ((values.grad != 0) == tokenizer.encode(one).mask).all(), "padding must have no influence"
 
 
+def test_values_of_many_networks_are_those_of_each() -> None:
+    many = [weights(seed=seed) for seed in range(6)]
+    tokenizer, layout = Tokenizer.fit(many, 8), many[0].layout
+    stacked = {n: torch.stack([w.tensors[n] for w in many]).unflatten(0, (2, 3)) for n in many[0].tensors}
+    values = tokenizer.values(stacked, layout)
+    for i, one in enumerate(many):
+        assert values[i // 3, i % 3].equal(tokenizer.encode(one).values)
+    assert all(value.equal(stacked[name]) for name, value in tokenizer.tensors(values, layout).items())
+
+
 def test_layouts_with_equal_tokens_but_other_shapes_are_told_apart() -> None:
     flat = Layout("dense", None, (TensorSpec("a.weight", (2, 8), "F32", 0, "weight"),))
     deep = Layout("dense", None, (TensorSpec("a.weight", (2, 2, 2, 2), "F32", 0, "weight"),))
