@@ -1,14 +1,12 @@
-"""Training: it can be stopped anywhere and ends the same, learns what it should, and never sees the test split."""
+"""Training: it can be stopped anywhere and ends the same, and changes what it should and nothing else."""
 
 from __future__ import annotations
 
-import json
 import signal
 import threading
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -18,13 +16,10 @@ from tests.fixtures import tiny_config
 from weightgen import train
 from weightgen.checkpoint import load_generator, read_history
 from weightgen.generators import Generator, GeneratorConfig, Stage, generator_class
-from weightgen.resume import SafetensorsIO
 from weightgen.train import load_train_config, run_stage, train_generator
 from weightgen.training_data import TrainingData
 from weightgen.types import Batch, Loss
-from zoo import datasets
 from zoo.errors import BadArtefact, UsageError, WeightgenError
-from zoo.kinds.dense import from_state_dict
 from zoo.zoo import Zoo
 
 STAGES = ("codec", "alignment", "diffusion", "behaviour")
@@ -173,104 +168,6 @@ def test_fresh_replaces_a_generator(zoo: Zoo, tmp_path: Path) -> None:
     assert load_generator(out).config.seed == 4
 
 
-# what is learned from
-
-
-def test_the_test_split_is_never_read(zoo: Zoo, config: GeneratorConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    splits: list[str | None] = []
-    parts: list[Tensor] = []
-    load, init = Zoo.weights, datasets.ExampleBank.__init__
-
-    def weights(self: Zoo, record: Any, **options: Any) -> Any:
-        splits.append(record.split)
-        return load(self, record, **options)
-
-    def bank(self: Any, dataset: Any, tasks: Any, part: int, **options: Any) -> None:
-        init(self, dataset, tasks, part, **options)
-        assert all(task.split in ("train", "val") for task in tasks)
-        assert part in (0, 1), "test images are for the last measurement"
-        parts.append(self.x)
-
-    monkeypatch.setattr(Zoo, "weights", weights)
-    monkeypatch.setattr(datasets.ExampleBank, "__init__", bank)
-    data = TrainingData(zoo, config)
-    assert set(splits) == {"train", "val"}
-    assert parts
-    images = zoo.dataset("sklearn-digits")
-    hidden = {row.numpy().tobytes() for row in images["x"][images["part"] == 2]}
-    shown = {row.numpy().tobytes() for x in parts for row in x}
-    doubles = {row.numpy().tobytes() for row in images["x"][images["part"] != 2]} & hidden
-    assert not (shown & hidden) - doubles
-    held_out = {task.name for task in zoo.tasks("test")} | {task.name for task in zoo.tasks("val")}
-    assert not held_out & {task.name for task in data.train.tasks}
-
-
-def test_the_history_names_no_held_out_task(zoo: Zoo, tiny_generator: Path) -> None:
-    history = read_history(tiny_generator)
-    assert set(history["train_tasks"]) == {task.name for task in zoo.tasks("train")}
-    assert set(history["val_tasks"]) == {task.name for task in zoo.tasks("val")}
-    text = json.dumps(history)
-    assert not [task.name for task in zoo.tasks("test") if task.name in text]
-    assert list(history["stages"]) == list(STAGES)
-    for stage in history["stages"].values():
-        assert 0 <= stage["val_accuracy"] <= 1
-        assert stage["log"][0]["step"] == 0
-
-
-def test_statistics_and_reference_come_from_training_networks(zoo: Zoo, config: GeneratorConfig) -> None:
-    data = TrainingData(zoo, config)
-    train_split = datasets.load_members(zoo, "train")
-    reference = datasets.reference_of(train_split)
-    assert data.problem.reference is not None
-    assert all(data.problem.reference[name].equal(value) for name, value in reference.items())
-    from zoo.tokens import Tokenizer
-
-    assert data.problem.tokenizer == Tokenizer.fit(train_split.aligned(reference).weights(), config.token_width)
-
-
-def test_batches_depend_on_seed_stage_and_step_alone(zoo: Zoo, config: GeneratorConfig) -> None:
-    data, again = TrainingData(zoo, config), TrainingData(zoo, config)
-    stages = fresh_generator(config, data).stages()
-    seen: set[bytes] = set()
-    for stage in stages:
-        for step in (0, 1, 7):
-            torch.manual_seed(step)
-            one, two = data.batch(stage, step), again.batch(stage, step)
-            assert one.seed == two.seed
-            assert one.values.equal(two.values)
-            assert one.task.equal(two.task)
-            seen.add(one.values.numpy().tobytes())
-            if one.condition and one.condition.examples and two.condition and two.condition.examples:
-                assert one.condition.examples.x.equal(two.condition.examples.x)
-            if one.queries and two.queries:
-                assert one.queries.x.equal(two.queries.x)
-    assert len(seen) == len(stages) * 3
-    other = TrainingData(zoo, tiny_config("d2nwg", "seed=1"))
-    assert not other.batch(stages[0], 0).values.equal(data.batch(stages[0], 0).values)
-
-
-def test_zoos_that_cannot_be_learned_from_are_refused(tiny_zoo: Path, config: GeneratorConfig, tmp_path: Path) -> None:
-    with Zoo.open(tiny_zoo) as source, Zoo.open(tmp_path / "zoo", create=True) as target:
-        with pytest.raises(BadArtefact, match="no networks in the split 'train'"):
-            TrainingData(target, config)
-        target.put_dataset("sklearn-digits", source.dataset("sklearn-digits"), description="")
-        target.put_tasks(source.tasks())
-        records = {split: source.records(split=split)[0] for split in ("train", "val")}
-        for split, record in records.items():
-            target.add(source.weights(record), task=record.task, split=split)
-        TrainingData(target, config)
-        stranger = source.records(split="train")[3]
-        target.add(source.weights(stranger), split="train")
-        with pytest.raises(BadArtefact, match="names no task"):
-            TrainingData(target, config)
-        target.add(source.weights(stranger), task=records["val"].task, split="train")
-    with Zoo.open(tmp_path / "crossed", create=True) as target:
-        for split in ("train", "val"):
-            target.add(from_state_dict({"a.weight": torch.randn(2, 2)}), task="same", split=split)
-        with pytest.raises(BadArtefact, match="occurs in the splits"):
-            TrainingData(target, config)
-
-
 # stages
 
 
@@ -375,56 +272,3 @@ def test_bad_configs_are_refused(tmp_path: Path) -> None:
     path.write_text("generator: gan\n")
     with pytest.raises(UsageError, match=r"unknown generator 'gan'.*d2nwg"):
         load_train_config(path)
-
-
-# training state
-
-
-def test_training_state_survives_the_disk(tmp_path: Path) -> None:
-    tree = {
-        "state": {0: {"step": torch.tensor(3.0), "betas": (0.9, None)}, 1: {}},
-        "list": [1, 2.5, "x", True, None, (), [], {"a": (1, (2,))}],
-        "inf": float("inf"),
-        "tensors": (torch.randn(2, 3, dtype=torch.float64), torch.zeros(0, 4), torch.tensor([True]), torch.arange(3)),
-        "view": torch.arange(6).view(2, 3).T,
-        ("tuple", 1): "key",
-    }
-    path = tmp_path / "deep" / "codec.state"
-    SafetensorsIO().save_checkpoint(tree, path)
-    again = SafetensorsIO().load_checkpoint(path)
-
-    def compare(a: Any, b: Any) -> None:
-        assert type(a) is type(b)
-        if isinstance(a, Tensor):
-            assert a.dtype == b.dtype
-            assert a.equal(b)
-        elif isinstance(a, dict):
-            assert list(a) == list(b)
-            for key in a:
-                compare(a[key], b[key])
-        elif isinstance(a, list | tuple):
-            assert len(a) == len(b)
-            for x, y in zip(a, b, strict=True):
-                compare(x, y)
-        else:
-            assert a == b
-
-    compare(tree, again)
-    assert [p.name for p in path.parent.iterdir()] == ["codec.state"]
-    SafetensorsIO().remove_checkpoint(path)
-    SafetensorsIO().remove_checkpoint(path)
-    assert not path.exists()
-
-
-def test_training_state_that_cannot_be_kept_or_read_is_an_error(tmp_path: Path) -> None:
-    path = tmp_path / "state"
-    with pytest.raises(TypeError, match="set"):
-        SafetensorsIO().save_checkpoint({"a": {1, 2}}, path)
-    assert not any(tmp_path.iterdir())
-    SafetensorsIO().save_checkpoint({"a": torch.ones(3)}, path)
-    for damage in (b"", path.read_bytes()[:-1], b"x" * 100, path.read_bytes().replace(b'{\\"tensor', b'{\\"tensr_')):
-        (tmp_path / "damaged").write_bytes(damage)
-        with pytest.raises(BadArtefact):
-            SafetensorsIO().load_checkpoint(tmp_path / "damaged")
-    with pytest.raises(BadArtefact):
-        SafetensorsIO().load_checkpoint(tmp_path / "missing")

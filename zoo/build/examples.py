@@ -79,7 +79,7 @@ def write_examples(path: Path, arrays: dict[str, np.ndarray]) -> None:
     partial = path.with_suffix(".partial.npz")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(partial, **arrays)
+        np.savez(partial, x=arrays["x"], y=arrays["y"], classes=arrays["classes"])
         partial.replace(path)
     except OSError as error:
         with contextlib.suppress(OSError):
