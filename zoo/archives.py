@@ -74,7 +74,10 @@ def _write(members: Iterator[tuple[str, IO[bytes] | None]], folder: Path, limit:
             raise ValueError(f"it has more than {MAX_MEMBERS} members")
         if any(noise in f"/{name}" for noise in _NOISE) or name.startswith(_NOISE[0]):
             continue
-        target = folder.joinpath(*_parts(name))
+        parts = _parts(name)
+        if not parts and content is not None:
+            raise ValueError(f"member {name!r} has no name")
+        target = folder.joinpath(*parts)
         if content is None:
             target.mkdir(parents=True, exist_ok=True)
             continue
@@ -93,7 +96,7 @@ def _parts(name: str) -> list[str]:
     """Folder and file names of a member that stays where it is unpacked."""
     parts = [part for part in name.split("/") if part not in ("", ".")]
     outside = name.startswith("/") or ".." in parts or "\\" in name or "\0" in name or ":" in name[:2]
-    if outside or not parts:
+    if outside:
         raise ValueError(f"member {name!r} leads outside the archive")
     return parts
 
@@ -111,9 +114,11 @@ class _Bounded(io.RawIOBase):
         return True
 
     def read(self, size: int | None = -1, /) -> bytes:
-        if size is None or size < 0 or size > MAX_PIECE:
+        rest = size is None or size < 0
+        data = b"" if not rest and size > MAX_PIECE else self._source.read(MAX_PIECE + 1 if rest else size)
+        if len(data) > MAX_PIECE or (not rest and size > MAX_PIECE):
             raise ValueError(f"its headers claim {size} bytes at once")
-        return self._source.read(size)
+        return data
 
     def seek(self, offset: int, whence: int = 0, /) -> int:
         if whence == 0 and offset > self._limit:
