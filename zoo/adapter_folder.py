@@ -45,7 +45,7 @@ def base_model(config: Mapping[str, Any]) -> str | None:
         BadArtefact: if it is not a name.
     """
     base = config.get("base_model_name_or_path")
-    if base is not None and not isinstance(base, str):
+    if base is not None and not (isinstance(base, str) and base.isprintable()):
         raise BadArtefact(f"base_model_name_or_path is {base!r}, not a name", SAVE_AGAIN)
     return base or None
 

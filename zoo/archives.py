@@ -114,9 +114,9 @@ class _Bounded(io.RawIOBase):
         return True
 
     def read(self, size: int | None = -1, /) -> bytes:
-        rest = size is None or size < 0
-        data = b"" if not rest and size > MAX_PIECE else self._source.read(MAX_PIECE + 1 if rest else size)
-        if len(data) > MAX_PIECE or (not rest and size > MAX_PIECE):
+        most = MAX_PIECE + 1
+        data = self._source.read(most if size is None or size < 0 else min(size, most))
+        if len(data) > MAX_PIECE:
             raise ValueError(f"its headers claim {size} bytes at once")
         return data
 

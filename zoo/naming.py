@@ -8,10 +8,10 @@ from collections.abc import Iterable
 _DIGITS = re.compile(r"(\d+)")
 
 
-def natural_key(name: str) -> tuple[tuple[int, int | str], ...]:
-    """Sort key that puts ``layer.2`` before ``layer.10``."""
-    parts = _DIGITS.split(name)
-    return tuple((0, int(part)) if i % 2 else (1, part) for i, part in enumerate(parts))
+def natural_key(name: str) -> tuple[tuple[int, str], ...]:
+    """Sort key that puts ``layer.2`` before ``layer.10``; numbers may have any length."""
+    parts = [part.lstrip("0") if i % 2 else part for i, part in enumerate(_DIGITS.split(name))]
+    return tuple((len(part) if i % 2 else 0, part) for i, part in enumerate(parts))
 
 
 def module_of(name: str) -> str:

@@ -78,6 +78,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _entry(name: str, info: Any) -> Entry:
+    name.encode()  # what JSON can write and UTF-8 cannot is refused
     if not isinstance(info, dict) or set(info) != {"dtype", "shape", "data_offsets"}:
         raise ValueError(f"tensor {name!r} is not described by dtype, shape and data_offsets")
     dtype, shape, offsets = info["dtype"], info["shape"], info["data_offsets"]
@@ -118,6 +119,7 @@ def parse_header(text: bytes, data_bytes: int) -> tuple[list[Entry], dict[str, s
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise ValueError("__metadata__ is not a map from text to text")
+    json.dumps(metadata, ensure_ascii=False).encode()
     entries = [_entry(name, info) for name, info in header.items()]
     position = 0
     for entry in sorted(entries, key=lambda e: (e.begin, e.end)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
@@ -10,15 +11,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from zoo.kinds import MAX_DEPTH, nested
 from zoo.types import SPLITS
 
 MAX_BYTES = 1 << 20
 METRIC = re.compile(r"(^|_)(accuracy|acc|loss|f1|auc|mcc|perplexity|bleu|rouge|error)(_|$)")
-_FRONT_MATTER = re.compile(r"\A---\s*\n(.*?)\n---\s*(\n|\Z)", re.DOTALL)
+_FRONT_MATTER = re.compile(r"\A---[ \t]*\r?\n(.*?)\n---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
 _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 _TEXTS = (*("task", "description", "dataset", "base_model", "revision", "license", "lineage", "split", "source"),)
 _LISTS = {"license": 1, "base_model": 1, "dataset": 8}  # how many of several values are kept
-MAX_DESCRIPTION = 500
+MAX_DESCRIPTION, MAX_CARD, MAX_FRONT_MATTER = 500, 8_000, 50_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +86,8 @@ def _about(source: Mapping[str, Any]) -> About:
     for key in _TEXTS:
         value = source.get(key)
         if isinstance(value, list) and key in _LISTS:
-            value = ", ".join(str(one) for one in value[: _LISTS[key]])
-        if isinstance(value, str) and value.strip() and (key != "split" or value in SPLITS):
+            value = ", ".join(one for one in value[: _LISTS[key]] if isinstance(one, str))
+        if isinstance(value, str) and value.strip() and _is_text(value) and (key != "split" or value in SPLITS):
             said[key] = value.strip()
     if isinstance(source.get("architecture"), dict):
         said["architecture"] = source["architecture"]
@@ -97,9 +99,21 @@ def _metrics(source: Mapping[str, Any]) -> dict[str, float]:
     given = source.get("metrics")
     named = {key: value for key, value in source.items() if isinstance(key, str) and METRIC.search(key)}
     values = {**named, **(given if isinstance(given, dict) else {})}
-    return {
-        str(key): float(value) for key, value in values.items() if type(value) in (int, float) and math.isfinite(value)
-    }
+    metrics = {}
+    for key, value in values.items():
+        if type(value) in (int, float) and isinstance(key, str) and _is_text(key):
+            with contextlib.suppress(OverflowError):  # whole numbers may have any size
+                metrics[key] = float(value)
+    return {key: value for key, value in metrics.items() if math.isfinite(value)}
+
+
+def _is_text(value: str) -> bool:
+    """Whether a string can be written as UTF-8; JSON can hold others."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _text(path: Path) -> str:
@@ -116,7 +130,7 @@ def _json(path: Path) -> dict[str, Any]:
         value = json.loads(_text(path) or "{}")
     except (ValueError, RecursionError):
         return {}
-    return value if isinstance(value, dict) else {}
+    return value if isinstance(value, dict) and not nested(value, MAX_DEPTH) else {}
 
 
 def _adapter(path: Path) -> dict[str, Any]:
@@ -127,19 +141,13 @@ def _adapter(path: Path) -> dict[str, Any]:
 def _card(path: Path) -> dict[str, Any]:
     text = _text(path)
     found = _FRONT_MATTER.match(text)
-    front: Any = {}
+    front: dict[str, Any] = {}
     if found is not None:
-        import yaml
-
-        try:
-            front = yaml.safe_load(found[1])
-        except (yaml.YAMLError, RecursionError, ValueError):
-            front = {}
-    front = dict(front) if isinstance(front, dict) else {}
+        front = _yaml(found[1])
     metrics, task = _model_index(front.get("model-index"))
     given = front.get("metrics")
     return {
-        **front,
+        **{key: value for key, value in front.items() if key != "architecture"},
         "task": front.get("task") or task or front.get("pipeline_tag"),
         "dataset": front.get("dataset") or front.get("datasets"),
         "description": front.get("description")
@@ -147,6 +155,24 @@ def _card(path: Path) -> dict[str, Any]:
         or _paragraph(text[found.end() if found else 0 :]),
         "metrics": {**metrics, **(given if isinstance(given, dict) else {})},
     }
+
+
+def _yaml(text: str) -> dict[str, Any]:
+    """A YAML mapping that is not deep and has no aliases: a few lines of those can stand for more than memory holds."""
+    import yaml
+
+    if len(text) > MAX_FRONT_MATTER:
+        return {}
+    try:
+        depth = 0
+        for event in yaml.parse(text, yaml.SafeLoader):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > MAX_DEPTH or isinstance(event, yaml.AliasEvent):
+                return {}
+        value = yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError, ValueError, LookupError, TypeError, AttributeError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def _model_index(entries: Any) -> tuple[dict[str, Any], str | None]:
@@ -168,7 +194,7 @@ def _model_index(entries: Any) -> tuple[dict[str, Any], str | None]:
 
 def _paragraph(text: str) -> str | None:
     """The first paragraph of plain text in a card; headings, lists, tables, code and empty forms are passed over."""
-    for block in re.split(r"\n\s*\n", _COMMENT.sub("", text).replace("\r", "")):
+    for block in re.split(r"\n\s*\n", _COMMENT.sub("", text[:MAX_CARD].replace("\r", ""))):
         block = " ".join(block.split())
         if len(block) > 20 and block[0] not in "#-*|`<>![=+" and "[More Information Needed]" not in block:
             return block[:MAX_DESCRIPTION]

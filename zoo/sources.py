@@ -43,7 +43,7 @@ class Item:
     @property
     def name(self) -> str:
         """What the item is called in results."""
-        return self.source or str(self.path)
+        return (self.source or str(self.path)).encode(errors="surrogateescape").decode(errors="replace")
 
 
 def find(source: str | Path) -> list[Item]:

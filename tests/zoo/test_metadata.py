@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import struct
+import time
 from pathlib import Path
 
 import pytest
@@ -89,6 +92,62 @@ def test_strange_cards_say_nothing(tmp_path: Path, text: str) -> None:
     (tmp_path / "README.md").write_text(f"---\n{text}\n---\n")
     about = read_about(tmp_path)
     assert about == type(about)()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "---\n" + "\n" * 900_000,
+        "---\na: [" + "[" * 40_000 + "\n---\n",
+        "---\na: &a [x]\nb: &b {<<: [*a, *a]}\nlicense: [*b, *b]\n---\n",
+        "---\nlicense: !!python/object/apply:os.system ['true']\n---\n",
+        "<!--" * 200_000,
+    ],
+    ids=["newlines", "nested", "aliases", "objects", "comments"],
+)
+def test_hostile_cards_say_nothing_at_once(tmp_path: Path, text: str) -> None:
+    (tmp_path / "README.md").write_text(text)
+    started = time.monotonic()
+    about = read_about(tmp_path)
+    assert about == type(about)()
+    assert time.monotonic() - started < 5
+
+
+def test_hostile_side_cars_do_no_harm(tmp_path: Path) -> None:
+    deep = "[" * 500 + "]" * 500
+    (tmp_path / "weightgen.json").write_text(
+        '{"task": "\\ud800", "f1": 1' + "0" * 400 + ', "accuracy": 0.5, "\\udfffacc": 1, "license": [{}, "MIT"]}'
+    )
+    (tmp_path / "metadata.json").write_text('{"description": "x", "architecture": {"a": ' + deep + "}}")
+    about = read_about(tmp_path)
+    assert (about.task, about.metrics, about.license) == (None, {"accuracy": 0.5}, None)
+    assert (about.description, about.architecture) == (None, None)
+
+
+def test_hostile_names_and_configurations_are_refused(tmp_path: Path) -> None:
+    write_adapter(tmp_path / "in/base", base_model_name_or_path="a\ud800")
+    deep = json.loads("[" * 500 + "]" * 500)
+    write_adapter(tmp_path / "in/deep", loftq_config=deep)
+    state = {f"layer.{'9' * n}.w": torch.ones(1) for n in (5000, 1)}
+    save_file(dict(sorted(state.items())), tmp_path / "in/digits.safetensors")
+    info = {"a\ud800": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}}
+    text = json.dumps(info).encode()
+    (tmp_path / "in/name.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + b"x")
+    (tmp_path / "in" / os.fsdecode(b"\xff.safetensors")).write_bytes(b"x")
+    save_file({"w": torch.ones(1)}, tmp_path / "in/z.safetensors")
+    (tmp_path / "in/z.safetensors").rename(tmp_path / "in" / os.fsdecode(b"z\xff.safetensors"))
+    found = collect([tmp_path / "in"], tmp_path / "zoo")
+    assert [(Path(c.path).name, c.status) for c in found] == [
+        ("digits.safetensors", "added"),
+        ("name.safetensors", "refused"),
+        ("z\ufffd.safetensors", "added"),
+        ("\ufffd.safetensors", "refused"),
+        ("base", "refused"),
+        ("deep", "refused"),
+    ]
+    with Zoo.open(tmp_path / "zoo") as zoo:
+        (path,) = zoo.export(str(found[2].id), tmp_path / "out")
+        assert os.fsencode(path.name) == b"z\xff.safetensors"
 
 
 def test_tables_say_most(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 ORIGIN = ".origin.json"
 TOLERANCE = 1e-5
+MAX_DEPTH = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,4 +186,17 @@ def parse_json(data: bytes, origin: str) -> dict[str, Any]:
         raise BadArtefact(f"{origin} is not valid JSON: {error}", "download or save the file again") from None
     if not isinstance(value, dict):
         raise BadArtefact(f"{origin} is not a JSON object", "download or save the file again")
+    if nested(value, MAX_DEPTH):
+        raise BadArtefact(f"{origin} is nested more than {MAX_DEPTH} levels deep", "write a plainer file")
     return value
+
+
+def nested(value: Any, depth: int) -> bool:
+    """Whether JSON values are nested more than ``depth`` levels deep."""
+    level = [value]
+    for _ in range(depth + 1):
+        inner = [one.values() if isinstance(one, dict) else one for one in level if isinstance(one, dict | list)]
+        level = [one for many in inner for one in many]
+        if not level:
+            return False
+    return True

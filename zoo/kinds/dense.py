@@ -95,7 +95,14 @@ class Dense(Kind):
         """Norm of all tensors, for networks of known architecture that are not large; see ``Kind.invariant``."""
         if weights.layout.numel > MAX_INVARIANT or not _groups(weights.layout):
             return None
-        return sum(float(tensor.double().square().sum()) for tensor in weights.tensors.values()) ** 0.5
+        return (
+            sum(
+                float(tensor.double().square().sum())
+                for tensor in weights.tensors.values()
+                if tensor.is_floating_point()
+            )
+            ** 0.5
+        )
 
 
 def _groups(layout: Layout) -> Sequence[UnitGroup]:
