@@ -107,6 +107,12 @@ def test_only_an_earlier_generation_is_replaced(tiny_generator: Path, examples: 
     with pytest.raises(UsageError, match="not empty"):
         jobs.generate(tiny_generator, examples, precious)
     assert (precious / "thesis.txt").read_text() == "years of work"
+    (precious / "weightgen.json").write_text('{"architecture": {}}')
+    with pytest.raises(UsageError, match="not empty"):
+        jobs.generate(tiny_generator, examples, precious)
+    (out / "notes.txt").write_text("mine")
+    with pytest.raises(UsageError, match="not empty"):
+        jobs.generate(tiny_generator, examples, out)
     with pytest.raises(UsageError, match="at least one"):
         jobs.generate(tiny_generator, examples, tmp_path / "none", n=0)
 

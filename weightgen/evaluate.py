@@ -12,6 +12,7 @@ from weightgen.evaluation.verdict import evaluate_generator
 from weightgen.progress import Progress
 from weightgen.results import EvaluateResult
 from zoo.errors import UsageError
+from zoo.threads import torch_threads
 from zoo.zoo import Zoo
 
 
@@ -37,7 +38,8 @@ def evaluate_on_zoo(
             f"the generator was trained on {len(seen)} of the held-out tasks, for example {min(seen)!r}",
             "evaluate it on the zoo it learned from",
         )
-    card = evaluate_generator(generator, setting, seeds=seeds, candidates=candidates, progress=progress)
+    with torch_threads(generator.config.threads):
+        card = evaluate_generator(generator, setting, seeds=seeds, candidates=candidates, progress=progress)
     card["training"] = {
         name: {k: v for k, v in stage.items() if k != "log"} for name, stage in history["stages"].items()
     }

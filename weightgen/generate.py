@@ -17,6 +17,7 @@ from weightgen.generators import Generator
 from weightgen.results import GenerateResult
 from weightgen.types import Condition
 from zoo import safefile
+from zoo.architectures import family
 from zoo.datasets import Examples
 from zoo.errors import BadArtefact, UsageError, WeightgenError
 from zoo.networks import logits
@@ -72,8 +73,7 @@ def _check_shape(generator: Generator, x: torch.Tensor, y: torch.Tensor, path: P
             f"{path}: examples have the shape {tuple(x.shape[1:])}, the generator was trained on {tuple(expected)}",
             "bring the inputs into the form of the training data",
         )
-    with torch.device("meta"):
-        outputs = generator.architecture["sizes"][-1]
+    outputs = family(generator.architecture).outputs(generator.architecture).size
     if int(y.max()) + 1 != outputs:
         raise UsageError(
             f"{path}: labels go up to {int(y.max())}, the generator writes networks with {outputs} classes",
@@ -87,7 +87,7 @@ def generate_networks(folder: Path, data: Path, out: Path, n: int, seed: int) ->
         raise UsageError(f"cannot generate {n} networks", "ask for at least one")
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file", "give a folder")
-    if out.is_dir() and any(out.iterdir()) and not (out / RECEIPT).is_file():
+    if out.is_dir() and any(out.iterdir()) and not _is_generation(out):
         raise UsageError(f"{out} is not empty and holds no earlier generation", "give a new or empty folder")
     generator = load_generator(folder)
     x, y = read_examples(data)
@@ -121,6 +121,15 @@ def generate_networks(folder: Path, data: Path, out: Path, n: int, seed: int) ->
             shutil.rmtree(out)
         side.rename(out)
     return GenerateResult(tuple(out / name for name in names), tuple(accuracies), seconds)
+
+
+def _is_generation(folder: Path) -> bool:
+    """Whether a folder holds the files of one earlier generation, all of them, and nothing else."""
+    try:
+        listed = json.loads((folder / RECEIPT).read_text(encoding="utf-8"))["generated"]["networks"]
+        return {path.name for path in folder.iterdir()} <= {RECEIPT, *(network["file"] for network in listed)}
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _write_checked(generator: Generator, weights: Weights, path: Path, x: torch.Tensor, y: torch.Tensor) -> float:

@@ -28,6 +28,7 @@ from weightgen.types import Batch
 from zoo import safefile
 from zoo.config import dump_config, parse_config, read_yaml
 from zoo.errors import BadArtefact, UsageError, WeightgenError
+from zoo.threads import torch_threads
 from zoo.zoo import Zoo
 
 SAVE_EVERY = 50
@@ -226,7 +227,7 @@ def train_generator(
         torch.manual_seed(config.seed)
         generator = generator_class(config.generator)(config, data.problem)
     stages: dict[str, Any] = _load_partial(partial, identity, generator)
-    with _quiet():
+    with torch_threads(config.threads), _quiet():
         for stage in generator.stages():
             if stage.name in stages or stage.config.steps == 0:
                 continue

@@ -68,6 +68,7 @@ ratio as above.
 
 ![Accuracy of the variants](results/d2nwg_digits.png)
 """
+TABLE_START, TABLE_END = "<!-- table from docs/results: start -->", "<!-- end -->"
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 
 
@@ -133,6 +134,20 @@ def _main_table(cards: list[dict]) -> list[str]:
     return lines
 
 
+def _short_table(cards: list[dict]) -> list[str]:
+    """The first screen of the README: one line a method, losses included."""
+    lines = ["| weights for a task that nobody trained on | accuracy, % |", "|---|---|"]
+    names = sorted(cards[0]["rows"], key=lambda n: -_mean([c["rows"][n]["mean"] for c in cards])[0])
+    for name in names:
+        rows = [card["rows"][name] for card in cards]
+        mark = "**" if name == "generated" else ""
+        lines.append(f"| {mark}{rows[0]['what']}{mark} | {mark}{_percent([r['mean'] for r in rows])}{mark} |")
+    for name in cards[0]["controls"]:
+        rows = [card["controls"][name] for card in cards]
+        lines.append(f"| control: {rows[0]['what']} | {_percent([r['mean'] for r in rows])} |")
+    return lines
+
+
 def _ablation_table(cards: dict[str, list[dict]]) -> list[str]:
     lines = [
         "| variant | generated, % | shuffled, % | codec error | codec accuracy, % | codec accuracy at the end, % | "
@@ -195,6 +210,10 @@ def render() -> None:
         ablation="\n".join(_ablation_table(cards)),
     )
     (ROOT / "docs" / "results.md").write_text(text)
+    readme = ROOT / "README.md"
+    before, _, rest = readme.read_text().partition(TABLE_START)
+    _, _, after = rest.partition(TABLE_END)
+    readme.write_text(before + TABLE_START + "\n".join(["", *_short_table(full), ""]) + TABLE_END + after)
 
 
 if __name__ == "__main__":

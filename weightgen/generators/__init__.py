@@ -44,6 +44,7 @@ class GeneratorConfig(StrictConfig):
 
     generator: str
     seed: int = 0
+    threads: int = Field(default=0, ge=0, description="threads of torch while training and judging; 0: its own choice")
     token_width: int = Field(default=64, ge=1)
     align: bool = Field(default=True, description="align hidden units of the zoo before learning from it")
     shots: int = Field(default=10, ge=1, description="examples a class that a condition holds while training")

@@ -22,6 +22,7 @@ from zoo.errors import UsageError
 from zoo.kinds.dense import from_state_dict
 from zoo.split import split_tasks
 from zoo.tasks import TaskData
+from zoo.threads import torch_threads
 from zoo.types import Task
 
 
@@ -114,6 +115,10 @@ class ClassSubsets(Recipe):
 
     def train(self, members: Sequence[tuple[str, str]]) -> Iterator[Member]:
         """Train the given members together; each is the same whatever its neighbours are."""
+        with torch_threads(1):
+            yield from self._train(members)
+
+    def _train(self, members: Sequence[tuple[str, str]]) -> Iterator[Member]:
         views = [TaskData.select(self.data.tensors(), self._tasks[name].classes) for _, name in members]
         steps = self._steps()
         stacked = train_many(
