@@ -13,6 +13,7 @@ from zoo.architectures import family
 from zoo.errors import BadArtefact, UsageError
 from zoo.networks import architecture_of
 from zoo.symmetry import align, fit_reference
+from zoo.tasks import scaled
 from zoo.types import Layout, Record, Task, Weights
 from zoo.zoo import Zoo
 
@@ -140,7 +141,7 @@ class ExampleBank:
         if len({len(task.classes) for task in tasks}) > 1:
             raise UsageError("tasks with different numbers of classes cannot share a batch")
         keep = dataset["part"] == part
-        self.x = dataset["x"][keep].float()
+        self.x = dataset["x"][keep]  # as stored: images may be bytes, and are scaled when they are drawn
         labels = dataset["y"][keep].long()
         self.tasks = tuple(tasks)
         self.classes = torch.tensor([task.classes for task in tasks])  # tasks c
@@ -173,7 +174,7 @@ class ExampleBank:
         valid = torch.arange(self.index.shape[1]) < self.sizes[classes][..., None]  # b c n
         order = torch.rand(valid.shape, generator=generator).masked_fill(~valid, 2.0).argsort(-1)[..., :shots]
         mask = valid.gather(-1, order)
-        x = self.x[self.index[classes].gather(-1, order)]
+        x = scaled(self.x[self.index[classes].gather(-1, order)])
         return Examples(x * mask.view(*mask.shape, *[1] * (x.ndim - 3)), mask)
 
     def _ordered(self, tasks: Int[Tensor, " b"], order: Int[Tensor, "b c"] | None) -> Int[Tensor, "b c"]:
@@ -197,13 +198,13 @@ class ExampleBank:
         y = torch.randint(classes.shape[1], (len(tasks), count), generator=generator)
         digit = classes.gather(1, y)
         pick = (torch.rand(y.shape, generator=generator) * self.sizes[digit]).long()
-        return self.x[self.index[digit, pick]], y
+        return scaled(self.x[self.index[digit, pick]]), y
 
     def all(self, task: int) -> tuple[Float[Tensor, "n ..."], Int[Tensor, " n"]]:
         """Every example of one task with its label."""
         rows = [self.index[c, : self.sizes[c]] for c in self.classes[task]]
         y = torch.cat([torch.full((len(row),), i) for i, row in enumerate(rows)])
-        return self.x[torch.cat(rows)], y
+        return scaled(self.x[torch.cat(rows)]), y
 
 
 def bank_of(zoo: Zoo, tasks: Sequence[Task], part: int, *, half: int | None = None) -> ExampleBank:

@@ -6,8 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
+
+
+def scaled(x: Shaped[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+    """Examples as networks take them: bytes are pixels and become [0, 1], everything else its float32 value."""
+    return x.float().div_(255) if x.dtype == torch.uint8 else x.float()
 
 
 @dataclass(frozen=True, eq=False)
@@ -15,12 +20,12 @@ class TaskData:
     """Examples of one task; labels count the task's own classes.
 
     Attributes:
-        x: inputs.
+        x: inputs as they are stored; images may be bytes, see ``scaled``.
         y: class of each example, ``0 .. number of classes - 1``.
         parts: 0 train, 1 validation, 2 test.
     """
 
-    x: Float[Tensor, "n ..."]
+    x: Shaped[Tensor, "n ..."]
     y: Int[Tensor, " n"]
     parts: Int[Tensor, " n"]
 
@@ -34,6 +39,11 @@ class TaskData:
         return cls(dataset["x"][keep], label[keep], dataset["part"][keep])
 
     def part(self, number: int) -> tuple[Float[Tensor, "n ..."], Int[Tensor, " n"]]:
-        """Inputs and labels of the train (0), validation (1) or test (2) examples."""
+        """Inputs (``scaled``) and labels of the train (0), validation (1) or test (2) examples."""
+        x, y = self.stored(number)
+        return scaled(x), y
+
+    def stored(self, number: int) -> tuple[Shaped[Tensor, "n ..."], Int[Tensor, " n"]]:
+        """As ``part``, the inputs as they are stored: a quarter of the memory where images are bytes."""
         keep = self.parts == number
         return self.x[keep], self.y[keep]

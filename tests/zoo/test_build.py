@@ -13,7 +13,15 @@ import zoo.build
 from tests.fixtures import RECIPE, TINY_RECIPE
 from zoo.build import build, load_recipe
 from zoo.build.sources import TEST, TRAIN, VAL, load_source
-from zoo.build.vectorised import TrainingConfig, accuracies, seed_of, train_many
+from zoo.build.vectorised import (
+    Sampled,
+    TrainingConfig,
+    accuracies,
+    initialise,
+    seed_of,
+    train_many,
+    train_stages,
+)
 from zoo.errors import UsageError
 from zoo.networks import logits
 from zoo.split import check_splits
@@ -77,6 +85,36 @@ def test_a_diverging_neighbour_harms_nobody() -> None:
     alone = train_many(MLP, [x], [y], [1], config, steps=5)
     assert not torch.isfinite(both["layers.0.weight"][1]).all()
     torch.testing.assert_close(both["layers.0.weight"][0], alone["layers.0.weight"][0], rtol=1e-5, atol=1e-6)
+
+
+def test_each_network_can_have_settings_of_its_own() -> None:
+    (x, y), config = data(0), TrainingConfig(epochs=1, batch_size=16)
+    rates = torch.tensor([1e-2, 1e-4, 1e-2])
+    arguments = [x, x, x], [y, y, y], [1, 1, 1], config
+    mixed = train_many(MLP, *arguments, steps=20, sampled=Sampled(rates, torch.tensor([0.3, 0.3, 0.0])))
+    uniform = train_many(MLP, *arguments[:3], config.model_copy(update={"weight_decay": 0.3}), steps=20)
+    for name, value in mixed.items():
+        torch.testing.assert_close(value[0], uniform[name][0])
+        assert not value[1].allclose(value[0], atol=1e-3)
+        assert not value[2].equal(value[0])
+
+
+def test_networks_can_start_from_a_given_one_and_be_seen_on_the_way() -> None:
+    (x, y), config = data(0), TrainingConfig(epochs=1, batch_size=16, lr=1e-9, weight_decay=0)
+    initial = {name: value[0] for name, value in initialise(MLP, [9]).items()}
+    stages = dict(train_stages(MLP, [x, x], [y, y], [1, 2], config, total=6, keep=[2, 4], initial=initial))
+    assert list(stages) == [2, 4, 6]
+    for name, value in stages[6].items():
+        torch.testing.assert_close(value, initial[name].expand_as(value))
+        assert not value.equal(stages[2][name])
+
+
+def test_bytes_are_scaled() -> None:
+    x, y = torch.randint(256, (60, 6), dtype=torch.uint8), torch.arange(60) % 3
+    config = TrainingConfig(epochs=2, batch_size=16)
+    trained = [train_many(MLP, [values], [y], [1], config) for values in (x, x / 255)]
+    assert all(trained[0][name].equal(value) for name, value in trained[1].items())
+    assert accuracies(MLP, trained[0], [x], [y]).equal(accuracies(MLP, trained[0], [x / 255], [y]))
 
 
 def test_seeds_depend_on_every_part() -> None:

@@ -204,3 +204,18 @@ def test_tasks_of_several_data_sets_are_refused(tiny_zoo: Path) -> None:
             bank_of(zoo, tasks, 0)
         with pytest.raises(BadArtefact, match="0 data sets"):
             bank_of(zoo, [], 0)
+
+
+def test_images_are_kept_as_bytes_and_drawn_as_fractions() -> None:
+    floats = dataset()
+    floats["x"] = floats["x"] * 3 % 256
+    bank = ExampleBank({**floats, "x": floats["x"].to(torch.uint8)}, TASKS, 0)
+    wanted = ExampleBank({**floats, "x": floats["x"] / 255}, TASKS, 0)
+    assert bank.x.dtype == torch.uint8
+    tasks = torch.tensor([0, 2])
+    assert bank.support(tasks, 3, random()).x.equal(wanted.support(tasks, 3, random()).x)
+    assert bank.queries(tasks, 9, random())[0].equal(wanted.queries(tasks, 9, random())[0])
+    assert bank.all(1)[0].equal(wanted.all(1)[0])
+    view = TaskData.select({**floats, "x": floats["x"].to(torch.uint8)}, TASKS[0].classes)
+    assert view.stored(1)[0].dtype == torch.uint8
+    assert view.part(1)[0].equal(view.stored(1)[0].float() / 255)

@@ -1,23 +1,31 @@
 """Train many small networks of one architecture at once.
 
-Parameters are stacked along a first axis and the forward pass is `torch.func.vmap` over `functional_call`. Losses
-are summed over networks and Adam is element-wise, so every network gets exactly the updates it would get alone.
+Parameters are stacked along a first axis and the forward pass is `torch.func.vmap` over `functional_call`, or what a
+family has in its place (`zoo.networks.logits_many`). Losses are summed over networks and Adam is element-wise, so every
+network gets exactly the updates it would get alone.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from pydantic import Field
 from torch import Tensor
 
 from zoo.architectures import Architecture, family
+from zoo.build.stacked_adamw import StackedAdamW
 from zoo.config import StrictConfig
 from zoo.networks import logits_many
+from zoo.tasks import scaled
+
+EVALUATED = 2048
+"""Examples that a network is evaluated on at once."""
 
 
 class TrainingConfig(StrictConfig):
@@ -45,44 +53,108 @@ def initialise(architecture: Architecture, seeds: Sequence[int]) -> dict[str, Te
     return {name: torch.stack([state[name] for state in states]) for name in states[0]}
 
 
+@dataclass(frozen=True, eq=False)
+class Sampled:
+    """Settings that differ from network to network.
+
+    Attributes:
+        lr: learning rate of each.
+        weight_decay: decoupled weight decay of each.
+    """
+
+    lr: Float[Tensor, " m"]
+    weight_decay: Float[Tensor, " m"]
+
+
 def train_many(
     architecture: Architecture,
-    inputs: Sequence[Float[Tensor, "_ ..."]],
+    inputs: Sequence[Shaped[Tensor, "_ ..."]],
     targets: Sequence[Int[Tensor, " _"]],
     seeds: Sequence[int],
     config: TrainingConfig,
     *,
     steps: int | None = None,
+    sampled: Sampled | None = None,
+    initial: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """Train one network a (data set, seed) pair.
 
     Args:
         architecture: shared by all networks.
-        inputs: examples of each network; sizes may differ.
+        inputs: examples of each network, as they are stored; sizes may differ.
         targets: class indices of each network.
         seeds: decides initialisation and data order of each network.
         config: optimisation settings.
         steps: number of updates, the same for all; by default ``epochs`` passes over a data set of mean size. Give it
             where a network must not depend on which others are trained beside it.
+        sampled: settings of each network that replace those of ``config``.
+        initial: state dict that all networks start from, instead of an initialisation of their own.
 
     Returns:
         State dict with a first axis of size ``len(seeds)``.
     """
     total = steps if steps is not None else config.epochs * max(1, round(_mean_size(targets) / config.batch_size))
-    parameters = {k: v.requires_grad_() for k, v in initialise(architecture, seeds).items()}
+    stages = train_stages(architecture, inputs, targets, seeds, config, total=total, sampled=sampled, initial=initial)
+    return next(stages)[1]
+
+
+def train_stages(
+    architecture: Architecture,
+    inputs: Sequence[Shaped[Tensor, "_ ..."]],
+    targets: Sequence[Int[Tensor, " _"]],
+    seeds: Sequence[int],
+    config: TrainingConfig,
+    *,
+    total: int,
+    keep: Sequence[int] = (),
+    sampled: Sampled | None = None,
+    initial: Mapping[str, Tensor] | None = None,
+) -> Iterator[tuple[int, dict[str, Tensor]]]:
+    """Train as ``train_many``, and yield the networks after the updates ``keep`` and after the last one.
+
+    Yields:
+        Number of updates, and the state dict with a first axis over networks.
+    """
+    if initial is None:
+        started = initialise(architecture, seeds)
+    else:
+        started = {name: value.expand(len(seeds), *value.shape).clone() for name, value in initial.items()}
+    parameters = {name: value.requires_grad_() for name, value in started.items()}
     orders = [_order(len(y), total, config.batch_size, seed) for y, seed in zip(targets, seeds, strict=True)]
-    optimizer = torch.optim.AdamW(parameters.values(), lr=config.lr, weight_decay=config.weight_decay)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total)
+    update = _uniform(parameters, config, total) if sampled is None else _individual(parameters, sampled, total)
     for step in range(total):
-        x = torch.stack([data[order[step]] for data, order in zip(inputs, orders, strict=True)])
+        x = scaled(torch.stack([data[order[step]] for data, order in zip(inputs, orders, strict=True)]))
         y = torch.stack([labels[order[step]] for labels, order in zip(targets, orders, strict=True)])
         scores = logits_many(architecture, parameters, x)
-        loss = F.cross_entropy(scores.flatten(0, 1), y.flatten(), reduction="sum") / config.batch_size
+        update(F.cross_entropy(scores.flatten(0, 1), y.flatten(), reduction="sum") / config.batch_size)
+        if step + 1 in keep or step + 1 == total:
+            yield step + 1, {name: value.detach().clone() for name, value in parameters.items()}
+
+
+def _uniform(parameters: Mapping[str, Tensor], config: TrainingConfig, total: int) -> Callable[[Tensor], None]:
+    """One update with the same settings for every network."""
+    optimizer = torch.optim.AdamW(parameters.values(), lr=config.lr, weight_decay=config.weight_decay)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total)
+
+    def update(loss: Tensor) -> None:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
-    return {name: value.detach() for name, value in parameters.items()}
+
+    return update
+
+
+def _individual(parameters: Mapping[str, Tensor], sampled: Sampled, total: int) -> Callable[[Tensor], None]:
+    """One update with settings for each network; the same cosine decay."""
+    values = list(parameters.values())
+    optimizer = StackedAdamW(values, sampled.lr, sampled.weight_decay)
+
+    def update(loss: Tensor) -> None:
+        gradients = torch.autograd.grad(loss, values)
+        optimizer.step(gradients, 0.5 * (1 + math.cos(math.pi * optimizer.count / total)))
+
+    return update
 
 
 def _mean_size(targets: Sequence[Tensor]) -> float:
@@ -99,13 +171,17 @@ def _order(size: int, steps: int, batch: int, seed: int) -> Int[Tensor, "steps b
 @torch.no_grad()
 def accuracies(
     architecture: Architecture,
-    stacked: dict[str, Tensor],
-    inputs: Sequence[Float[Tensor, "_ ..."]],
+    stacked: Mapping[str, Tensor],
+    inputs: Sequence[Shaped[Tensor, "_ ..."]],
     targets: Sequence[Int[Tensor, " _"]],
 ) -> Float[Tensor, " m"]:
-    """Accuracy in [0, 1] of each stacked network on its own examples."""
+    """Accuracy in [0, 1] of each stacked network on its own examples, which may be as they are stored."""
     result = []
     for i, (x, y) in enumerate(zip(inputs, targets, strict=True)):
         one = {name: value[i : i + 1] for name, value in stacked.items()}
-        result.append((logits_many(architecture, one, x[None])[0].argmax(-1) == y).float().mean())
+        right = [
+            logits_many(architecture, one, scaled(block)[None])[0].argmax(-1) == label
+            for block, label in zip(x.split(EVALUATED), y.split(EVALUATED), strict=True)
+        ]
+        result.append(torch.cat(right).float().mean())
     return torch.stack(result)
