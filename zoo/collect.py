@@ -37,8 +37,8 @@ class Collected:
         kind: kind of weights, ``None`` if not recognised.
         reason: why it was refused, what was left aside, or which record it is a twin of; ``None`` if there is nothing
             to say.
-        files: names of its files, relative to the folder they are in.
-        bytes: size of its files.
+        files: names of its files, relative to the folder they are in; listed in a dry run.
+        bytes: size of its files; counted in a dry run.
         parameters: number of weights; 0 if refused.
         code: exit code of the error that refused it, else 0.
     """
@@ -183,7 +183,15 @@ class _Run:
 
     def _refuse(self, item: Item, error: Exception, kind: str | None = None) -> None:
         code = error.exit_code if isinstance(error, WeightgenError) else BadArtefact.exit_code
-        self.results.append(Collected(item.name, "refused", None, kind, str(error), code=code, **_size(item)))
+        self.results.append(Collected(item.name, "refused", None, kind, str(error), code=code, **self._size(item)))
+
+    def _size(self, item: Item) -> dict[str, Any]:
+        if not self._dry_run:
+            return {}
+        files = files_of(item.path)
+        folder = item.path if item.path.is_dir() else item.path.parent
+        size = sum(file.stat().st_size for file in files if file.exists())
+        return {"files": tuple(file.relative_to(folder).as_posix() for file in files), "bytes": size}
 
     def commit(self) -> None:
         """Add what is waiting to the zoo, all or nothing, and report it."""
@@ -207,20 +215,13 @@ class _Run:
                 layout.kind,
                 "; ".join(filter(None, said)) or None,
                 parameters=layout.numel,
-                **_size(waiting.item),
+                **self._size(waiting.item),
             )
         self._batch.clear()
         self._folders.close()
         self._bytes, self._started = 0, time.monotonic()
         if self._on_progress is not None:
             self._on_progress(len(self.results), self._total)
-
-
-def _size(item: Item) -> dict[str, Any]:
-    files = files_of(item.path)
-    folder = item.path if item.path.is_dir() else item.path.parent
-    size = sum(file.stat().st_size for file in files if file.exists())
-    return {"files": tuple(file.relative_to(folder).as_posix() for file in files), "bytes": size}
 
 
 def _entry(item: Item, found: Found, about: About, stated: About) -> Entry:

@@ -282,9 +282,10 @@ def check_finite(tensors: Mapping[str, Tensor], origin: str) -> None:
         if not (tensor.is_floating_point() or tensor.is_complex()):
             continue
         bad = 0
-        for part in tensor.reshape(-1).split(FINITE_CHUNK):
-            values = part.float() if part.element_size() == 1 else part
-            bad += values.numel() - int(torch.count_nonzero(torch.isfinite(values)))
+        for part in tensor.reshape(-1).split(FINITE_CHUNK) if tensor.numel() > FINITE_CHUNK else (tensor,):
+            values = part.float() if part.element_size() <= 2 else part
+            if not torch.isfinite(values.sum()):  # one bad value makes the sum bad; a sum of good ones may overflow
+                bad += values.numel() - int(torch.count_nonzero(torch.isfinite(values)))
         if bad:
             raise BadArtefact(
                 f"tensor {name!r} of {origin} holds {bad} values that are NaN or infinite",

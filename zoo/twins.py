@@ -18,7 +18,6 @@ from dataclasses import dataclass
 
 from zoo import kinds
 from zoo.catalog import Catalog
-from zoo.kinds import TOLERANCE
 from zoo.store import Store, read_weights
 from zoo.types import Layout, Record, Weights
 
@@ -59,9 +58,10 @@ def _described(layout: Layout) -> str:
     return json.dumps([layout.kind, layout.base_model, config], sort_keys=True)
 
 
-def near(number: float) -> tuple[float, float]:
-    """Range of invariants in which twins lie."""
-    return number * (1 - TOLERANCE), number * (1 + TOLERANCE)
+def near(number: float, layout: Layout) -> tuple[float, float]:
+    """Range of invariants in which twins lie: rounding errors of single weights cancel in a norm over many."""
+    width = number * (1e-5 / max(layout.numel, 1) ** 0.5 + 2e-8)
+    return number - width, number + width
 
 
 def find_twin(catalog: Catalog, store: Store, record: Record) -> Twin | None:
@@ -80,7 +80,7 @@ def find_twin(catalog: Catalog, store: Store, record: Record) -> Twin | None:
         if _described(other.layout) == _described(record.layout):
             return Twin(record.id, other.id, TENSORS)
     if (found := catalog.sketch(record.id)) is not None:
-        for other in catalog.earlier(record.id, key=found[0], between=near(found[1])):
+        for other in catalog.earlier(record.id, key=found[0], between=near(found[1], record.layout)):
             if _equal(read_weights(store, other), read_weights(store, record)):
                 return Twin(record.id, other.id, SYMMETRY)
     return Twin(record.id, equal[0].id, DESCRIPTION) if equal else None
@@ -108,7 +108,7 @@ def all_twins(catalog: Catalog, store: Store) -> Iterator[Twin]:
         if found is None:
             continue
         key, number = found
-        smallest, largest = near(number)
+        smallest, largest = near(number, record.layout)
         start = bisect.bisect_left(known[key], (smallest, ""))
         stop = bisect.bisect_right(known[key], (largest, "~"))
         for _, other in known[key][start:stop]:

@@ -306,3 +306,13 @@ def test_what_the_format_lacks_is_refused(tmp_path: Path) -> None:
         safefile.save(tmp_path / "a.safetensors", {"a": torch.ones(1, dtype=torch.complex128)})
     with pytest.raises(BadArtefact, match=r"'a' is torch\.sparse_coo"):
         safefile.save(tmp_path / "a.safetensors", {"a": torch.eye(2).to_sparse()})
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.complex64])
+def test_large_values_are_numbers(dtype: torch.dtype) -> None:
+    largest = torch.finfo(dtype).max
+    values = torch.full((1000,), largest, dtype=dtype)
+    safefile.check_finite({"a": values, "none": values[:0]}, "here")
+    values[7] = -float("inf")
+    with pytest.raises(BadArtefact, match="'a' of here holds 1 values"):
+        safefile.check_finite({"a": values}, "here")
