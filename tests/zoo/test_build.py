@@ -100,12 +100,12 @@ def test_each_network_can_have_settings_of_its_own() -> None:
 
 
 def test_networks_can_start_from_a_given_one_and_be_seen_on_the_way() -> None:
-    (x, y), config = data(0), TrainingConfig(epochs=1, batch_size=16, lr=1e-9, weight_decay=0)
+    (x, y), config = data(0), TrainingConfig(epochs=1, batch_size=16, lr=1e-4, weight_decay=0)
     initial = {name: value[0] for name, value in initialise(MLP, [9]).items()}
     stages = dict(train_stages(MLP, [x, x], [y, y], [1, 2], config, total=6, keep=[2, 4], initial=initial))
     assert list(stages) == [2, 4, 6]
     for name, value in stages[6].items():
-        torch.testing.assert_close(value, initial[name].expand_as(value))
+        torch.testing.assert_close(value, initial[name].expand_as(value), rtol=0, atol=1e-3)
         assert not value.equal(stages[2][name])
 
 
