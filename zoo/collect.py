@@ -17,7 +17,7 @@ from zoo.kinds import Found
 from zoo.metadata_table import MetadataTable
 from zoo.sidecar import About, merged, read_about
 from zoo.sources import Item, files_of, find, is_archive, unpacked
-from zoo.types import Weights
+from zoo.types import Record, Weights
 from zoo.zoo import Zoo
 
 BATCH_ENTRIES = 128
@@ -204,16 +204,15 @@ class _Run:
             outcome = [(key, key is None, None) for key in ids]
         else:
             added = zoo.add_many(entries) if entries else []
-            outcome = [(record.id, new, zoo.twin(record) if new else None) for record, new in added]
+            outcome = [(record.id, new, _twin(zoo, record) if new else None) for record, new in added]
         for waiting, (key, new, twin) in zip(self._batch, outcome, strict=True):
-            said = (waiting.note, f"twin of {twin.of}: {twin.how}" if twin else None)
             layout = waiting.entry.weights.layout
             self.results[waiting.position] = Collected(
                 waiting.item.name,
                 "added" if new else "duplicate",
                 key,
                 layout.kind,
-                "; ".join(filter(None, said)) or None,
+                "; ".join(filter(None, (waiting.note, twin))) or None,
                 parameters=layout.numel,
                 **self._size(waiting.item),
             )
@@ -222,6 +221,14 @@ class _Run:
         self._bytes, self._started = 0, time.monotonic()
         if self._on_progress is not None:
             self._on_progress(len(self.results), self._total)
+
+
+def _twin(zoo: Zoo, record: Record) -> str | None:
+    try:
+        twin = zoo.twin(record)
+    except BadArtefact as error:  # what was added is sound, what it resembles is not
+        return f"not compared with a possible twin: {error.cause}"
+    return f"twin of {twin.of}: {twin.how}" if twin else None
 
 
 def _entry(item: Item, found: Found, about: About, stated: About) -> Entry:

@@ -211,6 +211,8 @@ def _npz(path: Path) -> TensorFile:
             if total > MAX_EXPANSION * path.stat().st_size + (64 << 20):
                 raise ValueError(f"it expands to {total} bytes, more than {MAX_EXPANSION} times its size")
             for member in members:
+                if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                    raise ValueError(f"array {member.filename!r} is compressed by method {member.compress_type}")
                 name = member.filename.removesuffix(".npy")
                 if name in tensors:
                     raise ValueError(f"array {name!r} appears twice")

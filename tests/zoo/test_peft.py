@@ -23,6 +23,7 @@ with warnings.catch_warnings():
     import transformers
 
 ATTENTION = ["q_proj", "v_proj"]
+BLOCKS = peft.BdLoraConfig(target_modules_bd_a=["q_proj"], target_modules_bd_b=["v_proj"], nblocks=2)
 METHODS: dict[str, Callable[[], peft.PeftConfig]] = {
     "ia3": lambda: peft.IA3Config(target_modules=[*ATTENTION, "down_proj"], feedforward_modules=["down_proj"]),
     "loha": lambda: peft.LoHaConfig(r=2, target_modules=ATTENTION),
@@ -45,6 +46,9 @@ METHODS: dict[str, Callable[[], peft.PeftConfig]] = {
     "lora_saved_head": lambda: peft.LoraConfig(r=2, target_modules=ATTENTION, modules_to_save=["lm_head"]),
     "lora_bias": lambda: peft.LoraConfig(r=2, target_modules=ATTENTION, lora_bias=True, bias="lora_only"),
     "lora_tokens": lambda: peft.LoraConfig(r=2, target_modules=ATTENTION, trainable_token_indices=[1, 2]),
+    "lora_embedding": lambda: peft.LoraConfig(r=2, target_modules=["embed_tokens", "lm_head"]),
+    "lora_parameter": lambda: peft.LoraConfig(r=2, target_modules=[], target_parameters=["q_proj.weight"]),
+    "lora_blocks": lambda: peft.LoraConfig(r=4, target_modules=ATTENTION, use_bdlora=BLOCKS),
     "lora_dora": lambda: peft.LoraConfig(r=2, target_modules=ATTENTION, use_dora=True, alpha_pattern={"v_proj": 9}),
 }
 

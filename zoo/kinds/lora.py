@@ -20,10 +20,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 # Variants in which the update is more than B @ A of one layer: their factors have no free gauge.
-OWN_GAUGE = (
-    *("target_parameters", "use_bdlora", "use_qalora", "kasa_config", "monteclora_config", "velora_config"),
-    *("arrow_config", "megatron_config"),
+OWN_SHAPE = (
+    *("use_bdlora", "use_qalora", "kasa_config", "monteclora_config", "velora_config", "arrow_config"),
+    "megatron_config",
 )
+OWN_GAUGE = ("target_parameters", *OWN_SHAPE)
 # Entries of a configuration that concern training, other versions, or what the names of the tensors say already.
 NO_FUNCTION = (
     *("peft_version", "inference_mode", "auto_mapping", "base_model_name_or_path", "revision", "task_type"),
@@ -127,7 +128,7 @@ def _check(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
             other = by_part.get((module, role_b if role == role_a else role_a))
             if other is None:
                 raise BadArtefact(f"module {module!r} has {role} without its partner", SAVE_AGAIN)
-            if role == role_a:
+            if role == role_a and not any(config.get(key) for key in OWN_SHAPE):
                 _check_rank(module, tensor, other, config)
     if not factors:
         raise BadArtefact("adapter file holds no LoRA factors", SAVE_AGAIN)
