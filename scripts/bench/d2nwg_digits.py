@@ -123,14 +123,13 @@ def _main_table(cards: list[dict]) -> list[str]:
     for kind, name in [*(("rows", n) for n in names), *(("controls", n) for n in cards[0]["controls"])]:
         rows = [card[kind][name] for card in cards]
         gap = [row["generated_minus_this"] for row in rows if "generated_minus_this" in row]
-        worst = (
-            f"{100 * _mean([g['mean'] for g in gap])[0]:+.1f} (lowest bound {100 * min(g['low'] for g in gap):+.1f})"
-        )
+        worst = ""
+        if gap:
+            low = 100 * min(g["low"] for g in gap)
+            worst = f"{100 * _mean([g['mean'] for g in gap])[0]:+.1f} (lowest bound {low:+.1f})"
         best = _percent([r["best_of"]["mean"] for r in rows]) if "best_of" in rows[0] else ""
         label = f"control: {name}" if kind == "controls" else f"**{name}**" if name == "generated" else name
-        lines.append(
-            f"| {label} | {_percent([r['mean'] for r in rows])} | {worst if gap else ''} | {best} | {rows[0]['what']} |"
-        )
+        lines.append(f"| {label} | {_percent([r['mean'] for r in rows])} | {worst} | {best} | {rows[0]['what']} |")
     return lines
 
 
