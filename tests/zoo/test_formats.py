@@ -220,9 +220,6 @@ def test_one_process_reads_many_files_and_is_replaced(tmp_path: Path, monkeypatc
         monkeypatch.setattr(unpickle, "START_SECONDS", -2 * unpickle.SECONDS)
         with pytest.raises(BadArtefact, match="to unpickle"):
             formats.read_tensors(tmp_path / "3.pt")
-        started.clear()
-    monkeypatch.undo()
-    assert formats.read_tensors(tmp_path / "4.pt").tensors["w"][0] == 4
 
 
 def test_memory_of_the_child_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
