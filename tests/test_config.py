@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import Field, ValidationError
 
-from zoo.config import StrictConfig, dump_config, load_config, parse_config
+from zoo.config import StrictConfig, dump_config, load_config, parse_config, read_yaml
 from zoo.errors import UsageError
 
 
@@ -121,3 +121,13 @@ def test_missing_file_folder_and_binary_file(tmp_path: Path) -> None:
     binary.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UsageError, match="UTF-8"):
         load_config(binary, Config)
+
+
+def test_shipped_configs_are_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert read_yaml("digits")["recipe"] == "class_subsets"
+    assert read_yaml("d2nwg-digits")["generator"] == "d2nwg"
+    (tmp_path / "digits").write_text("recipe: mine\n")
+    assert read_yaml("digits") == {"recipe": "mine"}
+    with pytest.raises(UsageError, match=r"name a shipped config: .*digits"):
+        read_yaml("digit")

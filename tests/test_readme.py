@@ -41,6 +41,8 @@ def tiny_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (configs / "digits.yaml").write_text(yaml.safe_dump(dump_config(load_recipe(RECIPE, TINY_RECIPE))))
     (configs / "d2nwg-digits.yaml").write_text(yaml.safe_dump(dump_config(tiny_config())))
     monkeypatch.chdir(tmp_path)
+    tiny = {path.stem: path for path in configs.iterdir()}
+    monkeypatch.setattr("zoo.config.shipped_configs", lambda: tiny)
     return tmp_path
 
 

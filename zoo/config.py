@@ -47,11 +47,26 @@ def load_config(path: Path | str, cls: type[C], overrides: Sequence[str] = ()) -
     return parse_config(read_yaml(path), cls, source=str(path), overrides=overrides)
 
 
+def shipped_configs() -> dict[str, Path]:
+    """Configs that come with weightgen, by name: those of the checkout, or their copy in the installed package."""
+    package = Path(__file__).parent
+    folder = next((f for f in (package / "configs", package.parent / "configs") if f.is_dir()), None)
+    return {} if folder is None else {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def find_config(path: Path | str) -> Path:
+    """Return the file that a path or the bare name of a shipped config means; a file of that path comes first."""
+    given = Path(path)
+    if given.exists() or given.suffix or len(given.parts) != 1:
+        return given
+    return shipped_configs().get(str(path), given)
+
+
 def read_yaml(path: Path | str) -> dict[str, Any]:
     """Read a YAML file whose top level is a mapping.
 
     Args:
-        path: the YAML file.
+        path: the YAML file, or the name of a shipped config.
 
     Returns:
         Its content as plain Python values.
@@ -60,9 +75,11 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
         UsageError: if the file cannot be read, is not valid YAML, repeats a key, or holds no mapping.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = find_config(path).read_text(encoding="utf-8")
     except OSError as error:
-        raise UsageError(f"cannot read config {path} ({error.strerror})", "check the path") from None
+        names = ", ".join(shipped_configs())
+        remedy = f"check the path, or name a shipped config: {names}" if names else "check the path"
+        raise UsageError(f"cannot read config {path} ({error.strerror})", remedy) from None
     except UnicodeDecodeError:
         raise UsageError(f"config {path} is not UTF-8 text", "give a YAML file") from None
     data = _parse_yaml(text, str(path))
