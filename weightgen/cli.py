@@ -32,7 +32,9 @@ Generator = Annotated[Path, typer.Option("--generator", metavar="DIR", help="Fol
 
 @app.command()
 def train(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML config, or the name of a shipped one: d2nwg-digits.")],
+    config: Annotated[
+        Path, typer.Argument(metavar="CONFIG", help="YAML config, or the name of a shipped one: d2nwg-digits.")
+    ],
     zoo: ZooDir,
     out: OutDir,
     sets: Sets = None,

@@ -29,7 +29,9 @@ Metric = Annotated[
 
 @zoo_app.command("build")
 def zoo_build(
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="YAML recipe, or the name of a shipped one: digits.")],
+    recipe: Annotated[
+        Path, typer.Argument(metavar="RECIPE", help="YAML recipe, or the name of a shipped one: digits.")
+    ],
     zoo: ZooDir,
     sets: Sets = None,
     as_json: Json = False,
