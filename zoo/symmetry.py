@@ -1,9 +1,10 @@
-"""Symmetries of hidden units: permutation, and sign for odd activations.
+"""Symmetries of hidden units: permutation, sign for odd activations, positive scale for ReLU.
 
 Two networks that differ by a permutation of hidden units compute the same function but look unrelated. Alignment
 moves a network, inside its class of equal functions, as close as possible to a reference. With one group of
 units the optimum is exact (an assignment problem); with several, groups are improved in turn until nothing changes,
-from two starts. Method: weight matching of Ainsworth et al. 2023 (arXiv 2209.04836), extended by signs.
+from two starts. Method: weight matching of Ainsworth et al. 2023 (arXiv 2209.04836), extended by signs. Units may be
+rows, channels, heads of attention or channels of a residual stream: see ``zoo.architectures.UnitGroup``.
 """
 
 from __future__ import annotations
@@ -17,24 +18,12 @@ from torch import Tensor
 
 from zoo.architectures import UnitGroup
 from zoo.errors import UsageError
+from zoo.units import Place, multiplied, names, permuted, places, units
 
 Tensors = Mapping[str, "Tensor"]
 
 TIE = 1e-9
 """Relative gain below which two placements count as equally good, so that units do not move for rounding errors."""
-
-
-def _units(tensor: Tensor, axis: int) -> Float[Tensor, "units features"]:
-    return tensor.movedim(axis, 0).flatten(1) if tensor.ndim > 1 else tensor[:, None]
-
-
-def _permute(tensors: Tensors, group: UnitGroup, order: Tensor, sign: Tensor) -> dict[str, Tensor]:
-    """Return the tensors with the units of ``group`` reordered and multiplied by ``sign``."""
-    result = dict(tensors)
-    for name, axis in group.axes:
-        shape = [-1 if a == axis else 1 for a in range(result[name].ndim)]
-        result[name] = result[name].index_select(axis, order) * sign.view(shape).to(result[name].dtype)
-    return result
 
 
 def align(tensors: Tensors, reference: Tensors, groups: Sequence[UnitGroup], *, rounds: int = 50) -> dict[str, Tensor]:
@@ -68,17 +57,62 @@ def align(tensors: Tensors, reference: Tensors, groups: Sequence[UnitGroup], *, 
 
 
 def _descend(tensors: Tensors, reference: Tensors, groups: Sequence[UnitGroup], rounds: int) -> dict[str, Tensor]:
-    """Improve one group after the other until nothing changes."""
+    """Improve one group after the other until nothing changes; a group is tried again when a neighbour has moved."""
     current = dict(tensors)
+    touched = [names(group) for group in groups]
+    stale = set(range(len(groups)))
     for _ in range(rounds):
-        moves = 0
-        for group in groups:
-            if (move := _match(current, reference, group.axes, odd=group.odd)) is not None:
-                current = _permute(current, group, *move)
-                moves += 1
-        if moves == 0:
+        if not stale:
             break
+        for i, group in enumerate(groups):
+            if i not in stale:
+                continue
+            stale.discard(i)
+            if (better := _improved(current, reference, group)) is not None:
+                current = better
+                stale |= {j for j, others in enumerate(touched) if others & touched[i] and (j != i or _twice(group))}
     return current
+
+
+def _twice(group: UnitGroup) -> bool:
+    """Whether a tensor has units of the group on several axes, so that similarities depend on the present order."""
+    axes = {*group.axes, *((part.name, part.axis) for part in group.parts)}
+    return len(axes) > len(names(group))
+
+
+def _improved(
+    current: dict[str, Tensor], reference: Tensors, group: UnitGroup, settled: Sequence[Place] | None = None
+) -> dict[str, Tensor] | None:
+    """The network with the units of one group nearer to the reference, or ``None`` if they are as near as they can be.
+
+    Args:
+        current: state dict.
+        reference: state dict.
+        group: the units.
+        settled: places to compare; by default all of the group.
+    """
+    mine = [place for place in (settled or list(places(group, current))) if place.name in reference]
+    similarity = _similarity(current, reference, mine, group.size)
+    rows, columns = linear_sum_assignment((similarity.abs() if group.odd else similarity).numpy(), maximize=True)
+    chosen = similarity[torch.from_numpy(rows), torch.from_numpy(columns)]
+    sign = torch.where(chosen < 0, -1.0, 1.0) if group.odd else torch.ones(len(chosen))
+    gain = (chosen * sign).sum() - similarity.diagonal().sum()
+    if gain <= TIE * similarity.abs().max():
+        return None
+    moved = permuted(current, group, torch.from_numpy(columns))
+    moved = multiplied(moved, group, sign) if group.odd else moved
+    if settled is None and _twice(group):
+        mine = {name: reference[name] for name in names(group) if name in reference}
+        before = _inner(current, mine)
+        return moved if _inner(moved, mine) - before > TIE * abs(before) else None
+    return moved
+
+
+def _similarity(current: Tensors, reference: Tensors, mine: Sequence[Place], size: int) -> Float[Tensor, "units units"]:
+    total = torch.zeros(size, size, dtype=torch.float64)
+    for place in mine:
+        total += units(reference[place.name], place).double() @ units(current[place.name], place).double().T
+    return total
 
 
 def _sweep(tensors: Tensors, reference: Tensors, groups: Sequence[UnitGroup]) -> dict[str, Tensor]:
@@ -88,37 +122,40 @@ def _sweep(tensors: Tensors, reference: Tensors, groups: Sequence[UnitGroup]) ->
     """
     current = dict(tensors)
     for i, group in enumerate(groups):
-        later = {name for other in groups[i + 1 :] for name, _ in other.axes}
-        settled = tuple(axis for axis in group.axes if axis[0] not in later)
-        if (move := _match(current, reference, settled or group.axes, odd=group.odd)) is not None:
-            current = _permute(current, group, *move)
+        later = set[str]().union(*(names(other) for other in groups[i + 1 :]))
+        settled = [place for place in places(group, current) if place.name not in later]
+        current = _improved(current, reference, group, settled) or current
     return current
-
-
-def _match(
-    tensors: Tensors, reference: Tensors, axes: Sequence[tuple[str, int]], *, odd: bool
-) -> tuple[Int[Tensor, " units"], Float[Tensor, " units"]] | None:
-    """Best order and signs of the units, or ``None`` if the present ones are as good."""
-    products = [_units(reference[name], axis).double() @ _units(tensors[name], axis).double().T for name, axis in axes]
-    similarity = torch.stack(products).sum(0)
-    rows, columns = linear_sum_assignment((similarity.abs() if odd else similarity).numpy(), maximize=True)
-    chosen = similarity[torch.from_numpy(rows), torch.from_numpy(columns)]
-    sign = torch.where(chosen < 0, -1.0, 1.0) if odd else torch.ones(len(chosen))
-    gain = (chosen * sign).sum() - similarity.diagonal().sum()
-    return (torch.from_numpy(columns), sign) if gain > TIE * similarity.abs().max() else None
 
 
 def _inner(a: Tensors, b: Tensors) -> float:
     return sum((a[name].double() * b[name].double()).sum().item() for name in b)
 
 
-def scramble(tensors: Tensors, groups: Sequence[UnitGroup], generator: torch.Generator) -> dict[str, Tensor]:
-    """Return a random twin: the same function, units permuted and (where free) signs flipped."""
+def scramble(
+    tensors: Tensors, groups: Sequence[UnitGroup], generator: torch.Generator, *, scale: bool = False
+) -> dict[str, Tensor]:
+    """Return a random twin: the same function, units permuted and (where free) signs flipped.
+
+    Args:
+        tensors: state dict of the network.
+        groups: interchangeable units.
+        generator: source of randomness.
+        scale: whether units with a free factor are scaled too (rounded, other than permutations and signs).
+    """
     current = dict(tensors)
     for group in groups:
         order = torch.randperm(group.size, generator=generator)
-        flips = torch.randint(0, 2, (group.size,), generator=generator) if group.odd else torch.zeros(group.size)
-        current = _permute(current, group, order, 1.0 - 2.0 * flips)
+        current = permuted(current, group, order)
+        if group.odd:
+            flips = torch.randint(0, 2, (group.size,), generator=generator)
+            current = multiplied(current, group, 1.0 - 2.0 * flips)
+        for gauge in group.gauges if scale else ():
+            factor = 1.0 - 2.0 * torch.randint(0, 2, (group.size,), generator=generator)
+            if gauge.positive:
+                factor = torch.exp(torch.randn(group.size, generator=generator))
+            current = multiplied(current, group, factor, gauge.up)
+            current = multiplied(current, group, 1 / factor.double(), gauge.down)
     return current
 
 
@@ -150,14 +187,18 @@ def fit_reference(networks: Sequence[Tensors], groups: Sequence[UnitGroup], *, r
         rounds: bound on the number of averaging steps.
 
     Returns:
-        The mean of the aligned networks.
+        The mean of the aligned networks; buffers of integers are those of the first.
     """
     reference: dict[str, Tensor] = dict(networks[0])
     for _ in range(rounds):
         aligned = [align(network, reference, groups) for network in networks]
-        mean = {name: torch.stack([a[name] for a in aligned]).mean(0) for name in reference}
+        mean = {name: _mean([a[name] for a in aligned]) for name in reference}
         still = all(torch.allclose(mean[name], reference[name], atol=1e-6) for name in reference)
         reference = mean
         if still:
             break
     return reference
+
+
+def _mean(values: Sequence[Tensor]) -> Tensor:
+    return torch.stack(list(values)).mean(0) if values[0].is_floating_point() else values[0]

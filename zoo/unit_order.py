@@ -1,24 +1,30 @@
-"""One order and one sign for interchangeable hidden units, without a reference network.
+"""One order, one sign and one scale for interchangeable hidden units, without a reference network.
 
 Every unit is described by the weights it has on axes that are in order already: those of the inputs first, then those
-of layers before it. Units are sorted by that description, and where the sign is free the entry of largest magnitude is
-made positive. Only whole units move and signs flip, so twins come out equal to the last bit. ``zoo.symmetry`` aligns
-networks onto each other; this order serves to recognise twins.
+of layers before it. Units are sorted by that description; where the sign is free the entry of largest magnitude is
+made positive, and where the scale is free the incoming weights get unit norm. Permutations and signs are exact, so such
+twins come out equal to the last bit; scales are rounded. ``zoo.symmetry`` aligns networks onto each other; this order
+serves to recognise twins.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 
-from zoo.architectures import UnitGroup
+from zoo.architectures import Gauge, UnitGroup
+from zoo.units import Place, multiplied, permuted, places, units
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from torch import Tensor
+
+NORMAL = 1e-6
+"""Deviation from unit norm that counts as rounding: scales within it stay, so that a second pass changes nothing."""
 
 
 def in_order(tensors: Mapping[str, Tensor], groups: Sequence[UnitGroup]) -> dict[str, Tensor]:
@@ -26,58 +32,84 @@ def in_order(tensors: Mapping[str, Tensor], groups: Sequence[UnitGroup]) -> dict
 
     Args:
         tensors: state dict of the network.
-        groups: interchangeable units, from the network's family, in execution order.
+        groups: interchangeable units, from the network's family, those inside of others first.
 
     Returns:
         The state dict of a network with the same function. Groups whose units share all their tensors with groups that
-        come later stay as they are.
+        cannot be ordered stay as they are.
     """
     current = dict(tensors)
-    waiting = {axis: group for group in groups for axis in group.axes}
-    for group in groups:
-        known = [
-            (name, axis)
-            for name, axis in group.axes
-            if all(waiting.get((name, other), group) is group for other in range(current[name].ndim))
-        ]
-        for axis in group.axes:
-            waiting.pop(axis, None)
-        if known:
-            described = torch.cat([_units(current[name], axis) for name, axis in known], 1)
-            sign = _signs(described) if group.odd else None
-            order = _sorted(described if sign is None else described * sign[:, None])
-            _move(current, group, order, sign)
-    return current
+    waiting = list(groups)
+    unsettled = Counter((place.name, place.axis) for group in waiting for place in places(group, current))
+    while True:
+        ready = []
+        for group in waiting:
+            mine = list(places(group, current))
+            if known := [place for place in mine if _settled(place, current, unsettled)]:
+                says_much = any(current[place.name].ndim > 1 for place in known)  # vectors, such as biases, say little
+                ready.append((says_much, group, mine, known))
+                if says_much:
+                    break
+        if not ready:
+            return current
+        _, group, mine, known = max(ready, key=lambda found: found[0])
+        waiting.remove(group)
+        unsettled -= Counter((place.name, place.axis) for place in mine)
+        current = _ordered(current, group, known)
 
 
-def _units(tensor: Tensor, axis: int) -> Float[Tensor, "units features"]:
-    return tensor.detach().movedim(axis, 0).reshape(tensor.shape[axis], -1).double()
+def _settled(place: Place, tensors: Mapping[str, Tensor], unsettled: Counter[tuple[str, int]]) -> bool:
+    others = (axis for axis in range(tensors[place.name].ndim) if axis != place.axis)
+    return tensors[place.name].numel() > 0 and not any(unsettled[place.name, axis] for axis in others)
 
 
-def _signs(described: Float[Tensor, "units features"]) -> Float[Tensor, " units"]:
-    largest = described.gather(1, described.abs().argmax(1, keepdim=True))[:, 0]
+def _ordered(current: dict[str, Tensor], group: UnitGroup, known: Sequence[Place]) -> dict[str, Tensor]:
+    everything = tuple((place.name, place.axis) for place in places(group, current))
+    gauges = (*group.gauges, *([Gauge(everything, (), False)] if group.odd else []))
+    for gauge in gauges:
+        described = [units(current[p.name], p) for p in known if (p.name, p.axis) in gauge.up]
+        if not described:
+            continue
+        if not gauge.positive:
+            factor = _signs(described)
+        elif all(current[name].element_size() >= 4 for name, _ in (*gauge.up, *gauge.down) if name in current):
+            factor = _inverse_norms(described)
+        else:
+            continue  # the rounding of short types would change the function
+        if gauge.positive and bool((factor == 1).all()):
+            continue
+        current = multiplied(current, group, factor, gauge.up)  # also with signs of 1: it leaves no negative zeros
+        current = multiplied(current, group, 1 / factor, gauge.down)
+    order = _sorted([units(current[place.name], place) for place in known])
+    return permuted(current, group, order)
+
+
+def _signs(described: Iterable[Float[Tensor, "units _"]]) -> Float[Tensor, " units"]:
+    rows = torch.cat([part.double() for part in described], 1)
+    largest = rows.gather(1, rows.abs().argmax(1, keepdim=True))[:, 0]
     return torch.where(largest < 0, -1.0, 1.0).double()
 
 
-def _sorted(described: Float[Tensor, "units features"]) -> Int[Tensor, " units"]:
+def _inverse_norms(described: Iterable[Float[Tensor, "units _"]]) -> Float[Tensor, " units"]:
+    norm = sum(part.double().square().sum(1) for part in described) ** 0.5
+    assert isinstance(norm, torch.Tensor)
+    leave = (norm == 0) | ((norm - 1).abs() <= NORMAL) | ~norm.isfinite()
+    return torch.where(leave, 1.0, 1 / norm)
+
+
+def _sorted(described: Sequence[Float[Tensor, "units _"]]) -> Int[Tensor, " units"]:
     """Order of the rows, by their first entries that differ."""
-    rows = described.numpy()
+    key = described[0][:, 0].double()
+    values, order = key.sort(stable=True)
+    if bool((values[1:] != values[:-1]).all()):
+        return order
+    rows = [part.double().numpy() for part in described]
 
     def compare(a: int, b: int) -> int:
-        different = (rows[a] != rows[b]).nonzero()[0]
-        if not len(different):
-            return 0
-        return -1 if rows[a][different[0]] < rows[b][different[0]] else 1
+        for part in rows:
+            different = (part[a] != part[b]).nonzero()[0]
+            if len(different):
+                return -1 if part[a][different[0]] < part[b][different[0]] else 1
+        return 0
 
-    return torch.tensor(sorted(range(len(rows)), key=functools.cmp_to_key(compare)), dtype=torch.long)
-
-
-def _move(
-    current: dict[str, Tensor], group: UnitGroup, order: Int[Tensor, " units"], sign: Float[Tensor, " units"] | None
-) -> None:
-    for name, axis in group.axes:
-        value = current[name].index_select(axis, order)
-        if sign is not None:
-            shape = [-1 if other == axis else 1 for other in range(value.ndim)]
-            value = value * sign[order].reshape(shape).to(value.dtype) + 0.0  # no negative zeros
-        current[name] = value
+    return torch.tensor(sorted(range(len(key)), key=functools.cmp_to_key(compare)), dtype=torch.long)

@@ -22,6 +22,38 @@ Architecture = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """A part of an axis that holds the units of a group, where the rest of the axis holds something else.
+
+    Attributes:
+        name: tensor.
+        axis: axis of it.
+        ranges: stretches ``(start, stop)`` of the axis; put one after the other and cut into equal blocks, they are the
+            units. Heads in a packed query/key/value matrix of width ``d`` are three parts, ``(0, d)``, ``(d, 2 d)`` and
+            ``(2 d, 3 d)``.
+    """
+
+    name: str
+    axis: int
+    ranges: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Gauge:
+    """A free factor of every unit of a group.
+
+    Attributes:
+        up: tensor and axis of what a unit's factor multiplies (the weights that come in, and the bias).
+        down: tensor and axis of what it divides (the weights that go out).
+        positive: whether any positive factor is free (ReLU) or only the sign (odd activations).
+    """
+
+    up: tuple[tuple[str, int], ...]
+    down: tuple[tuple[str, int], ...]
+    positive: bool
+
+
+@dataclass(frozen=True, slots=True)
 class UnitGroup:
     """Axes that index one and the same set of hidden units.
 
@@ -29,14 +61,19 @@ class UnitGroup:
     through an odd activation, and flipping the sign of a unit on every axis leaves it unchanged too.
 
     Attributes:
-        axes: pairs of tensor name and axis.
+        axes: pairs of tensor name and axis. The axis is cut into ``size`` equal blocks, one a unit: rows of a matrix,
+            channels after flattening, heads of attention.
         size: number of units.
         odd: whether the sign of a unit is free.
+        parts: axes that hold the units beside other things.
+        gauges: factors that are free on some of the axes only.
     """
 
     axes: tuple[tuple[str, int], ...]
     size: int
-    odd: bool
+    odd: bool = False
+    parts: tuple[Part, ...] = ()
+    gauges: tuple[Gauge, ...] = ()
 
 
 class Family(Protocol):
@@ -54,7 +91,11 @@ class Family(Protocol):
 
     @staticmethod
     def outputs(architecture: Architecture) -> UnitGroup:
-        """Return the axes that index the classes; permuting them renames the classes."""
+        """Return the axes that index the classes; permuting them renames the classes.
+
+        Raises:
+            UsageError: if the outputs are no classes.
+        """
         ...
 
     @staticmethod
@@ -75,6 +116,15 @@ def register_family(name: str) -> Callable[[F], F]:
         return cls
 
     return register
+
+
+def tied(architecture: Architecture) -> frozenset[str]:
+    """Names that a file may leave out, because the network shares these tensors with others.
+
+    A family says so with a static method ``tied(architecture)``; most have none.
+    """
+    method = getattr(family(architecture), "tied", None)
+    return frozenset() if method is None else frozenset(method(architecture))
 
 
 def family(architecture: Architecture) -> type[Family]:

@@ -6,7 +6,7 @@ import itertools
 
 from torch import nn
 
-from zoo.architectures import Architecture, UnitGroup, register_family
+from zoo.architectures import Architecture, Gauge, UnitGroup, register_family
 from zoo.errors import UsageError
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "gelu": nn.GELU}
@@ -40,14 +40,12 @@ class MLP:
     def groups(architecture: Architecture) -> tuple[UnitGroup, ...]:
         """Return one group a hidden layer: its rows, its biases, and the columns of the next layer."""
         sizes, activation = _fields(architecture)
-        return tuple(
-            UnitGroup(
-                ((f"layers.{i}.weight", 0), (f"layers.{i}.bias", 0), (f"layers.{i + 1}.weight", 1)),
-                size,
-                activation in ODD,
-            )
-            for i, size in enumerate(sizes[1:-1])
-        )
+        groups = []
+        for i, size in enumerate(sizes[1:-1]):
+            up, down = ((f"layers.{i}.weight", 0), (f"layers.{i}.bias", 0)), ((f"layers.{i + 1}.weight", 1),)
+            gauges = (Gauge(up, down, True),) if activation == "relu" else ()
+            groups.append(UnitGroup(up + down, size, activation in ODD, gauges=gauges))
+        return tuple(groups)
 
     @staticmethod
     def outputs(architecture: Architecture) -> UnitGroup:
