@@ -1,0 +1,187 @@
+"""Residual networks of basic blocks (He et al. 2016, arXiv 1512.03385): those for CIFAR and those of torchvision."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from zoo.architectures import Architecture, UnitGroup, register_family
+from zoo.architectures._pretrained import number, rows
+from zoo.errors import UsageError
+
+ACTIVATIONS: dict[str | None, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "gelu": nn.GELU,
+    "tanh": nn.Tanh,
+    None: nn.GELU,  # stands for any function in ``groups``; ``build`` refuses
+}
+STYLES = {"cifar": ("shortcut", "linear"), "torchvision": ("downsample", "fc")}
+PREFIXES = ("", "module.")
+
+
+@register_family("resnet")
+class ResNet:
+    """``{"family": "resnet", "style": "cifar", "blocks": [3, 3, 3], "widths": [16, 32, 64], "classes": 10}``.
+
+    Further fields: ``style`` (``cifar`` or ``torchvision``: names, and the stem), ``shortcut`` where the width changes
+    (``conv``, or ``pad`` with zeros on both sides, the option A of the paper), ``norm`` (batch norm, or biases
+    instead), ``activation`` (null if not known), ``stem`` (kernel of the first layer), ``channels`` of the input,
+    ``prefix`` (``module.``).
+    """
+
+    @staticmethod
+    def build(architecture: Architecture) -> nn.Module:
+        """Return the module.
+
+        Raises:
+            UsageError: if a field cannot be used, or the activation is not known.
+        """
+        if architecture.get("activation", "relu") is None:
+            raise UsageError("the activation of the network is not known", "state it in a weightgen.json side-car")
+        return _build(architecture)
+
+    @staticmethod
+    def groups(architecture: Architecture) -> tuple[UnitGroup, ...]:
+        """Return the channels inside of each block and those of the residual streams, found by tracing."""
+        return _groups(json.dumps(dict(architecture), sort_keys=True))
+
+    @staticmethod
+    def outputs(architecture: Architecture) -> UnitGroup:
+        """Return the rows and biases of the last layer."""
+        fields = _fields(architecture)
+        return UnitGroup(rows(f"{fields['prefix']}{STYLES[fields['style']][1]}"), fields["classes"])
+
+    @staticmethod
+    def describe(architecture: Architecture) -> str:
+        """Return a phrase such as ``ResNet-20 of widths 16-32-64``."""
+        fields = _fields(architecture)
+        return f"ResNet-{2 * sum(fields['blocks']) + 2} of widths {'-'.join(map(str, fields['widths']))}"
+
+
+def _fields(architecture: Architecture) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "blocks": [3, 3, 3],
+        "widths": [16, 32, 64],
+        "style": "cifar",
+        "shortcut": "pad" if architecture.get("style", "cifar") == "cifar" else "conv",
+        "norm": True,
+        "activation": "relu",
+        "stem": 3 if architecture.get("style", "cifar") == "cifar" else 7,
+        "prefix": "",
+    }
+    found |= {key: value for key, value in architecture.items() if key != "family"}
+    found |= {"classes": number(architecture, "classes", 10), "channels": number(architecture, "channels", 3)}
+    blocks, widths = found["blocks"], found["widths"]
+    for numbers, limit in ((blocks, 400), (widths, 1 << 14)):
+        right = isinstance(numbers, list) and all(type(n) is int and 0 < n <= limit for n in numbers)
+        if not right or not 0 < len(numbers) <= 8 or len(blocks) != len(widths):
+            raise UsageError(f"a ResNet cannot have blocks {blocks!r} of widths {widths!r}", "give one of each a stage")
+    for key, choices in (
+        ("style", STYLES),
+        ("shortcut", ("pad", "conv")),
+        ("activation", ACTIVATIONS),
+        ("prefix", PREFIXES),
+        ("norm", (True, False)),
+        ("stem", (1, 3, 5, 7)),
+    ):
+        if isinstance(found[key], list | dict) or found[key] not in choices:
+            raise UsageError(f"{key} of the ResNet is {found[key]!r}", f"known: {', '.join(map(repr, choices))}")
+    if found["shortcut"] == "pad" and any(b < a or (b - a) % 2 for a, b in itertools.pairwise(widths)):
+        raise UsageError(f"widths {widths} cannot be padded evenly", 'use shortcut "conv"')
+    return found
+
+
+def shapes_of(architecture: Architecture) -> dict[str, tuple[int, ...]]:
+    """Shape of every tensor of the state dict.
+
+    Raises:
+        UsageError: if a field cannot be used.
+    """
+    with torch.device("meta"):
+        return {name: tuple(value.shape) for name, value in _build(architecture).state_dict().items()}
+
+
+def _build(architecture: Architecture) -> nn.Module:
+    fields = _fields(architecture)
+    network = _ResNet(fields)
+    if not fields["prefix"]:
+        return network
+    outer = nn.Sequential()
+    outer.add_module(fields["prefix"].rstrip("."), network)
+    return outer
+
+
+@functools.lru_cache(maxsize=32)
+def _groups(text: str) -> tuple[UnitGroup, ...]:
+    from zoo.tracing import trace
+
+    architecture = json.loads(text)
+    with torch.device("meta"):
+        return trace(_build(architecture), torch.empty(2, number(architecture, "channels", 3), 64, 64))
+
+
+class _ResNet(nn.Module):
+    def __init__(self, fields: Mapping[str, Any]) -> None:
+        super().__init__()
+        blocks, widths, large = fields["blocks"], fields["widths"], fields["style"] == "torchvision"
+        kernel, stride = fields["stem"], 2 if large else 1
+        self.conv1 = nn.Conv2d(fields["channels"], widths[0], kernel, stride, kernel // 2, bias=not fields["norm"])
+        self.bn1 = nn.BatchNorm2d(widths[0]) if fields["norm"] else nn.Identity()
+        self.act = ACTIVATIONS[fields["activation"]]()
+        self.pool = nn.MaxPool2d(3, 2, 1) if large else nn.Identity()
+        self.stages = [f"layer{i + 1}" for i in range(len(blocks))]
+        before = widths[0]
+        for i, (name, count, width) in enumerate(zip(self.stages, blocks, widths, strict=True)):
+            made = []
+            for j in range(count):
+                made.append(_Block(before, width, 2 if i > 0 and j == 0 else 1, fields))
+                before = width
+            self.add_module(name, nn.Sequential(*made))
+        self.head = STYLES[fields["style"]][1]
+        self.add_module(self.head, nn.Linear(before, fields["classes"]))
+
+    def forward(self, x):
+        h = self.pool(self.act(self.bn1(self.conv1(x))))
+        for name in self.stages:
+            h = getattr(self, name)(h)
+        return getattr(self, self.head)(F.adaptive_avg_pool2d(h, 1).flatten(1))
+
+
+class _Block(nn.Module):
+    def __init__(self, before: int, width: int, stride: int, fields: Mapping[str, Any]) -> None:
+        super().__init__()
+        biased = not fields["norm"]
+        norm = nn.BatchNorm2d if fields["norm"] else lambda _: nn.Identity()
+        self.conv1, self.bn1 = nn.Conv2d(before, width, 3, stride, 1, bias=biased), norm(width)
+        self.conv2, self.bn2 = nn.Conv2d(width, width, 3, 1, 1, bias=biased), norm(width)
+        self.act = ACTIVATIONS[fields["activation"]]()
+        self.way = STYLES[fields["style"]][0]
+        way: nn.Module = nn.Identity()
+        if stride > 1 or before != width:
+            if fields["shortcut"] == "conv":
+                way = nn.Sequential(nn.Conv2d(before, width, 1, stride, bias=biased), norm(width))
+            else:
+                way = _Pad(stride, (width - before) // 2)
+        self.add_module(self.way, way)
+
+    def forward(self, x):
+        h = self.bn2(self.conv2(self.act(self.bn1(self.conv1(x)))))
+        return self.act(h + getattr(self, self.way)(x))
+
+
+class _Pad(nn.Module):
+    """Shortcut without weights: every other pixel, zeros for the new channels."""
+
+    def __init__(self, stride: int, side: int) -> None:
+        super().__init__()
+        self.stride, self.side = stride, side
+
+    def forward(self, x):
+        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.side, self.side))
