@@ -72,7 +72,6 @@ def test_dead_and_equal_units_have_an_order() -> None:
 @pytest.mark.parametrize(
     "architecture",
     [
-        None,
         {"family": "none"},
         {"family": ["x"]},
         {**MLP, "sizes": [5, 8, 6, 3]},
@@ -80,7 +79,7 @@ def test_dead_and_equal_units_have_an_order() -> None:
         {"sizes": 1},
     ],
 )
-def test_networks_of_unknown_or_wrong_architecture_stay(architecture: dict | None) -> None:
+def test_networks_of_unknown_or_wrong_architecture_stay(architecture: dict) -> None:
     weights = dense.from_state_dict(dict(network(0).tensors), architecture=architecture)
     assert kinds.canonical(weights) is weights
     assert sketch(weights) is None

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from zoo import formats, safefile
-from zoo.errors import BadArtefact, WeightgenError
-from zoo.kinds import ORIGIN, Found, Kind, parse_json, register
+from zoo.errors import BadArtefact
+from zoo.kinds import ORIGIN, Found, Kind, close, parse_json, register
 from zoo.naming import layer_index, module_of
 from zoo.types import Layout, TensorSpec, Weights
 
@@ -83,8 +83,8 @@ class Dense(Kind):
         write(weights, folder, extra_files)
 
     def canonical(self, weights: Weights) -> Weights:
-        """Hidden units in the order and with the signs of ``zoo.unit_order``, where the architecture is known."""
-        groups = _groups(weights.layout)
+        """Hidden units in the order, with the signs and scales of ``zoo.unit_order``, where the groups are known."""
+        groups = groups_of(weights.layout)
         if not groups:
             return weights
         from zoo.unit_order import in_order
@@ -92,33 +92,36 @@ class Dense(Kind):
         return Weights(weights.layout, in_order(weights.tensors, groups))
 
     def invariant(self, weights: Weights) -> float | None:
-        """Norm of all tensors, for networks of known architecture that are not large; see ``Kind.invariant``."""
-        if weights.layout.numel > MAX_INVARIANT or not _groups(weights.layout):
+        """Norm of all tensors, for networks of known groups that are not large; see ``Kind.invariant``."""
+        if weights.layout.numel > MAX_INVARIANT or not (groups := groups_of(weights.layout)):
             return None
-        return (
-            sum(
-                float(tensor.double().square().sum())
-                for tensor in weights.tensors.values()
-                if tensor.is_floating_point()
-            )
-            ** 0.5
-        )
+        scaled = any(gauge.positive for group in groups for gauge in group.gauges)
+        tensors = (self.canonical(weights) if scaled else weights).tensors
+        return sum(float(tensor.double().square().sum()) for tensor in tensors.values()) ** 0.5
+
+    def same_function(self, a: Weights, b: Weights) -> bool:
+        """Whether canonical forms agree, also where rounded scales have brought near units into another order."""
+        one, other = self.canonical(a).tensors, self.canonical(b).tensors
+        if close(one, other):
+            return True
+        from zoo.symmetry import align
+
+        return close(one, align(other, one, groups_of(a.layout)))
 
 
-def _groups(layout: Layout) -> Sequence[UnitGroup]:
-    """Interchangeable units of a network; none if its architecture is not known or does not fit its tensors."""
-    architecture = layout.config.get("architecture")
-    if not isinstance(architecture, Mapping):
-        return ()
-    from zoo.architectures import family
+def groups_of(layout: Layout) -> Sequence[UnitGroup]:
+    """Interchangeable units of a network, from the architecture it declares or, if it declares none, from its names.
+
+    Returns:
+        The groups; none if the architecture is not known or does not fit the tensors.
+    """
+    from zoo import infer_architecture
 
     shapes = {spec.name: spec.shape for spec in layout.tensors}
-    try:
-        groups = family(architecture).groups(architecture)
-        fits = all(shapes[name][axis] == group.size for group in groups for name, axis in group.axes)
-    except (WeightgenError, LookupError, TypeError, ValueError, AttributeError):
-        return ()  # the description came with the file and is not to be trusted
-    return groups if fits else ()
+    architecture = layout.config.get("architecture") or infer_architecture.infer(shapes)
+    if not isinstance(architecture, Mapping):
+        return ()
+    return infer_architecture.groups_of(architecture, shapes) or ()
 
 
 def found(weights: Weights, source: formats.TensorFile) -> Found:
