@@ -96,6 +96,7 @@ def test_refused_sources_say_why_and_stop_nothing_else(tmp_path: Path, network: 
         (["verify"], 3),
         (["export", "abc", "out"], 3),
         (["build", "absent.yaml"], 2),
+        (["build", "absent.yaml", "--engine", "cloud"], 2),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )

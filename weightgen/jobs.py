@@ -33,7 +33,12 @@ from weightgen.zoo_results import (
 
 
 def build_zoo(
-    recipe: Path | str, zoo: Path | str, overrides: Sequence[str] = (), progress: Progress | None = None
+    recipe: Path | str,
+    zoo: Path | str,
+    overrides: Sequence[str] = (),
+    progress: Progress | None = None,
+    engine: str = "inline",
+    workers: int | None = None,
 ) -> BuildResult:
     """Train the networks of a recipe and store them in a zoo; a rerun trains only those that are missing.
 
@@ -42,17 +47,20 @@ def build_zoo(
         zoo: folder of the zoo, made if it does not exist.
         overrides: changes of single values of the recipe, each ``"a.b=c"``.
         progress: told what is done.
+        engine: ``inline`` (this process), ``local`` (a pool of processes) or ``ray`` (a cluster).
+        workers: processes of the other engines; by default one a processor core.
 
     Returns:
         How many networks were added, skipped and failed.
 
     Raises:
         UsageError: if the recipe cannot be used, or the zoo was built with another one.
-        BadArtefact: if the folder holds something else or a damaged zoo.
+        BadArtefact: if the folder holds something else or a damaged zoo, or data of the recipe are damaged.
+        MissingExtra: if the engine or a library that the recipe needs is not installed.
     """
     from zoo.build import build
 
-    report = build(Path(recipe), Path(zoo), overrides, progress)
+    report = build(Path(recipe), Path(zoo), overrides, progress, engine=engine, workers=workers)
     return BuildResult(Path(zoo), report.added, report.skipped, report.failed, report.total, report.seconds)
 
 

@@ -34,12 +34,20 @@ def zoo_build(
     ],
     zoo: ZooDir,
     sets: Sets = None,
+    engine: Annotated[
+        str | None,
+        typer.Option("--engine", help="inline (this process), local (several processes) or ray (a cluster)."),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="Processes; by default one a core. Alone it means local.")
+    ] = None,
     as_json: Json = False,
 ) -> int:
     """Train the networks of a recipe; a rerun goes on where the last one stopped."""
     from weightgen import jobs
 
-    return run_job(lambda progress: jobs.build_zoo(recipe, zoo, sets or (), progress), as_json)
+    where = engine or ("local" if workers else "inline")
+    return run_job(lambda progress: jobs.build_zoo(recipe, zoo, sets or (), progress, where, workers), as_json)
 
 
 @zoo_app.command("collect")

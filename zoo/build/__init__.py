@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,18 +37,23 @@ def load_recipe(recipe: Path | str, overrides: Sequence[str] = ()) -> StrictConf
     Raises:
         UsageError: if the file or one of its values cannot be used.
     """
-    from zoo.build import class_subsets  # noqa: F401  (registers itself)
-    from zoo.build.registry import RECIPES
+    from zoo.build.registry import recipes
 
-    raw = read_yaml(recipe)
+    raw, known = read_yaml(recipe), recipes()
     name = raw.get("recipe")
-    if name not in RECIPES:
-        raise UsageError(f"{recipe}: unknown recipe {name!r}", f"set recipe to one of {', '.join(sorted(RECIPES))}")
-    return parse_config(raw, RECIPES[name][0], source=str(recipe), overrides=overrides)
+    if not isinstance(name, str) or name not in known:
+        raise UsageError(f"{recipe}: unknown recipe {name!r}", f"set recipe to one of {', '.join(sorted(known))}")
+    return parse_config(raw, known[name][0], source=str(recipe), overrides=overrides)
 
 
 def build(
-    recipe: Path | str, zoo_dir: Path | str, overrides: Sequence[str] = (), progress: Progress | None = None
+    recipe: Path | str,
+    zoo_dir: Path | str,
+    overrides: Sequence[str] = (),
+    progress: Progress | None = None,
+    *,
+    engine: str = "inline",
+    workers: int | None = None,
 ) -> BuildReport:
     """Train every member of a recipe that the zoo does not hold yet.
 
@@ -57,37 +62,41 @@ def build(
         zoo_dir: folder of the zoo; made if missing.
         overrides: ``a.b=c`` changes of the recipe.
         progress: called with (stage, done, total).
+        engine: ``inline`` (this process), ``local`` (a pool of processes) or ``ray`` (a cluster).
+        workers: processes of the engines other than ``inline``; by default one a processor core.
 
     Returns:
         Counts and time. Running it again after an interruption goes on where it stopped.
 
     Raises:
         UsageError: if the recipe cannot be used, or the zoo was built by a different one.
+        MissingExtra: if the engine or a library that the recipe needs is not installed.
     """
-    from zoo.build.registry import RECIPES
+    from zoo.build import engines
+    from zoo.build.registry import make_recipe
     from zoo.zoo import Zoo
 
     started = time.monotonic()
-    config = load_recipe(recipe, overrides)
-    resolved = dump_config(config)
-    plan: Recipe = RECIPES[resolved["recipe"]][1](config)
+    engines.check(engine, workers)
+    resolved = dump_config(load_recipe(recipe, overrides))
+    plan = make_recipe(resolved)
     with Zoo.open(zoo_dir, create=True) as zoo:
         _prepare(zoo, plan, resolved)
-        members = plan.members()
+        licenses = {data.name: data.license for data in plan.datasets()}
         present = {record.lineage for record in zoo.records()}
-        added = failed = 0
-        for start in range(0, len(members), GROUP):  # the same groups in every run: rounding depends on the company
-            chunk = members[start : start + GROUP]
-            missing = [member for member in chunk if member[0] not in present]
-            if not missing:
-                continue
-            failures = _commit(zoo, list(plan.train(missing)), resolved["recipe"])
+        groups = plan.groups(GROUP)  # the same groups in every run: rounding depends on the company
+        rest = [[member for member in group if member[0] not in present] for group in groups]
+        missing = [group for group in rest if group]
+        total, added, failed = sum(map(len, groups)), 0, 0
+        done = total - sum(map(len, missing))
+        for index, trained in engines.run(engine, resolved, plan, missing, workers):
+            failures = _commit(zoo, trained, resolved["recipe"], licenses)
             failed += failures
-            added += len(missing) - failures
+            added += len(missing[index]) - failures
+            done += len(missing[index])
             if progress:
-                progress("train networks", start + len(chunk), len(members))
-        skipped = len(members) - added - failed
-        return BuildReport(added, skipped, failed, len(zoo), time.monotonic() - started)
+                progress("train networks", done, total)
+        return BuildReport(added, total - added - failed, failed, len(zoo), time.monotonic() - started)
 
 
 def _prepare(zoo: Zoo, plan: Recipe, resolved: dict) -> None:
@@ -99,14 +108,13 @@ def _prepare(zoo: Zoo, plan: Recipe, resolved: dict) -> None:
             "build into a new folder, or repeat the settings of the first build",
         )
     if known is None:
-        zoo.put_dataset(
-            plan.data.name, plan.data.tensors(), description=plan.data.description, license=plan.data.license
-        )
+        for data in plan.datasets():
+            zoo.put_dataset(data.name, data.tensors(), description=data.description, license=data.license)
         zoo.put_tasks(list(plan.tasks()))
         zoo.put_meta("recipe", resolved)
 
 
-def _commit(zoo: Zoo, group: Sequence[Member], recipe: str) -> int:
+def _commit(zoo: Zoo, group: Sequence[Member], recipe: str, licenses: Mapping[str, str | None]) -> int:
     """Store one group in a single transaction; return the number of failures."""
     from zoo.zoo import Entry
 
@@ -125,7 +133,10 @@ def _commit(zoo: Zoo, group: Sequence[Member], recipe: str) -> int:
                 lineage=member.lineage,
                 split=member.task.split,
                 metrics=member.metrics,
+                license=licenses.get(member.task.dataset),
                 source=f"recipe:{recipe}",
+                dataset=member.task.dataset,
+                extra_files=member.extra_files,
             )
         )
     zoo.add_many(entries)

@@ -14,7 +14,7 @@ import torch
 from pydantic import Field, model_validator
 
 from zoo.architectures import Architecture
-from zoo.build.registry import Member, Recipe, register_recipe
+from zoo.build.registry import Data, Member, MemberName, Recipe, register_recipe
 from zoo.build.sources import TRAIN, VAL, LabelledData, load_source
 from zoo.build.vectorised import TrainingConfig, accuracies, seed_of, train_many
 from zoo.config import StrictConfig
@@ -105,33 +105,39 @@ class ClassSubsets(Recipe):
             text = f"tell {', '.join(chosen[:-1])} and {chosen[-1]} apart ({self.data.description})"
             yield Task(title, text, self.data.name, subset, chosen, splits[title])
 
+    def datasets(self) -> Sequence[Data]:
+        """The one data set of all tasks."""
+        return [self.data]
+
     def tasks(self) -> Sequence[Task]:
         """All subsets, each with its split."""
         return list(self._tasks.values())
 
-    def members(self) -> Sequence[tuple[str, str]]:
+    def members(self) -> Sequence[MemberName]:
         """Pairs of lineage and task: ``<task>/seed<k>``."""
         return [(f"{name}/seed{k}", name) for name in self._tasks for k in range(self.config.members_per_task)]
 
-    def train(self, members: Sequence[tuple[str, str]]) -> Iterator[Member]:
+    def train(self, members: Sequence[MemberName]) -> Iterator[Member]:
         """Train the given members together; each is the same whatever its neighbours are."""
         with torch_threads(1):
             yield from self._train(members)
 
-    def _train(self, members: Sequence[tuple[str, str]]) -> Iterator[Member]:
-        views = [TaskData.select(self.data.tensors(), self._tasks[name].classes) for _, name in members]
+    def _train(self, members: Sequence[MemberName]) -> Iterator[Member]:
+        names = {name for _, name in members}
+        selected = {name: TaskData.select(self.data.tensors(), self._tasks[name].classes) for name in names}
+        views = [selected[name] for _, name in members]
         steps = self._steps()
         stacked = train_many(
             self.architecture,
-            [v.part(TRAIN)[0] for v in views],
-            [v.part(TRAIN)[1] for v in views],
+            [v.stored(TRAIN)[0] for v in views],
+            [v.stored(TRAIN)[1] for v in views],
             [seed_of(self.config.seed, lineage) for lineage, _ in members],
             self.config.training,
             steps=steps,
         )
         scores = {
             f"{label}_accuracy": accuracies(
-                self.architecture, stacked, [v.part(p)[0] for v in views], [v.part(p)[1] for v in views]
+                self.architecture, stacked, [v.stored(p)[0] for v in views], [v.stored(p)[1] for v in views]
             )
             for label, p in (("train", TRAIN), ("val", VAL))
         }
