@@ -25,6 +25,9 @@ Tensors = Mapping[str, "Tensor"]
 TIE = 1e-9
 """Relative gain below which two placements count as equally good, so that units do not move for rounding errors."""
 
+MANY = 100_000_000
+"""Products above which similarities are computed in float32; whether a move is a gain is decided in float64."""
+
 
 def align(tensors: Tensors, reference: Tensors, groups: Sequence[UnitGroup], *, rounds: int = 50) -> dict[str, Tensor]:
     """Move a network onto a reference without changing its function.
@@ -94,12 +97,14 @@ def _improved(
     mine = [place for place in (settled or list(places(group, current))) if place.name in reference]
     similarity = _similarity(current, reference, mine, group.size)
     rows, columns = linear_sum_assignment((similarity.abs() if group.odd else similarity).numpy(), maximize=True)
-    chosen = similarity[torch.from_numpy(rows), torch.from_numpy(columns)]
+    order = torch.from_numpy(columns)
+    chosen = similarity[torch.from_numpy(rows), order]
     sign = torch.where(chosen < 0, -1.0, 1.0) if group.odd else torch.ones(len(chosen))
-    gain = (chosen * sign).sum() - similarity.diagonal().sum()
-    if gain <= TIE * similarity.abs().max():
+    if order.equal(torch.arange(group.size)) and bool((sign > 0).all()):
         return None
-    moved = permuted(current, group, torch.from_numpy(columns))
+    if _gain(current, reference, mine, order, sign.double()) <= TIE * similarity.abs().max():
+        return None
+    moved = permuted(current, group, order)
     moved = multiplied(moved, group, sign) if group.odd else moved
     if settled is None and _twice(group):
         mine = {name: reference[name] for name in names(group) if name in reference}
@@ -109,9 +114,23 @@ def _improved(
 
 
 def _similarity(current: Tensors, reference: Tensors, mine: Sequence[Place], size: int) -> Float[Tensor, "units units"]:
+    """Inner product of every unit of the reference with every unit of the network."""
     total = torch.zeros(size, size, dtype=torch.float64)
     for place in mine:
-        total += units(reference[place.name], place).double() @ units(current[place.name], place).double().T
+        there, here = units(reference[place.name], place), units(current[place.name], place)
+        dtype = torch.float64 if there.numel() * size < MANY else torch.float32
+        total += there.to(dtype) @ here.to(dtype).T
+    return total
+
+
+def _gain(
+    current: Tensors, reference: Tensors, mine: Sequence[Place], order: Int[Tensor, " units"], sign: Tensor
+) -> float:
+    """How much a move adds to the inner product with the reference."""
+    total = 0.0
+    for place in mine:
+        there, here = units(reference[place.name], place).double(), units(current[place.name], place).double()
+        total += ((here[order] * sign[:, None] - here) * there).sum().item()
     return total
 
 
