@@ -12,7 +12,7 @@ float32 (1e-38 to 3e38). Statistics that need rounding (means) belong to the cod
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from zoo.errors import BadArtefact, UsageError
+from zoo.token_stream import PIECE, Piece, cut, from_tokens, to_tokens
 from zoo.types import Layout, TensorSpec, Tokens, Weights
 
 TORCH_DTYPES = {
@@ -41,6 +42,11 @@ def _rows(spec: TensorSpec) -> tuple[int, int]:
     if len(spec.shape) < 2 or spec.numel == 0:
         return 1, spec.numel
     return spec.shape[0], spec.numel // spec.shape[0]
+
+
+def _power(tensor: Tensor) -> float:
+    """Sum of squares, a few values at a time."""
+    return sum(part.double().square().sum().item() for part in tensor.reshape(-1).split(1 << 22))
 
 
 @dataclass(frozen=True)
@@ -75,7 +81,7 @@ class Tokenizer:
         for one in weights:
             for spec in one.layout.tensors:
                 roles.setdefault(spec.role)
-                power = one.tensors[spec.name].double().square().sum().item()
+                power = _power(one.tensors[spec.name])
                 for key in (spec.role, f"{spec.layer}/{spec.role}"):
                     total, count = sums.get(key, (0.0, 0))
                     sums[key] = (total + power, count + spec.numel)
@@ -199,3 +205,69 @@ class Tokenizer:
         """
         tensors = self.tensors(tokens.values, layout)
         return Weights(layout, {s.name: tensors[s.name].to(TORCH_DTYPES[s.dtype]).contiguous() for s in layout.tensors})
+
+    def encode_stream(
+        self, tensors: Iterable[tuple[TensorSpec, Tensor]], layout: Layout, *, piece: int = PIECE
+    ) -> Iterator[Piece]:
+        """Turn tensors of any size and element type into tokens, in bounded memory.
+
+        Args:
+            tensors: each tensor of the layout once, in any order; memory-mapped ones are read as they are needed.
+            layout: names and shapes.
+            piece: values that a piece may have.
+
+        Yields:
+            Pieces of one tensor after the other. Element types that float32 tokens cannot hold, and the rare values
+            that scaling would round, are carried beside the tokens.
+
+        Raises:
+            UsageError: if a tensor is missing, unknown or of another shape, or a role is unknown.
+        """
+        waiting = {spec.name: spec for spec in layout.tensors}
+        for spec, tensor in tensors:
+            if waiting.pop(spec.name, None) != spec or tuple(tensor.shape) != spec.shape:
+                raise UsageError(f"tensor {spec.name!r} of shape {tuple(tensor.shape)} is not expected by the layout")
+            rows, columns = _rows(spec)
+            if spec.numel == 0:
+                yield Piece(spec, 0, rows, 0, columns, torch.zeros(0, self.width), tensor)
+            grid = tensor.detach().reshape(rows, columns)
+            held = spec.dtype in EXACT_DTYPES
+            scale = self._scale(spec) if held else 1.0
+            for row, count, column, width in cut(rows, columns, self.width, piece):
+                part = grid[row : row + count, column : column + width]
+                values, exact = to_tokens(part, self.width, scale) if held else (torch.zeros(0, self.width), False)
+                yield Piece(spec, row, count, column // self.width, width, values, None if exact else part)
+        if waiting:
+            raise UsageError(f"the tensor {next(iter(waiting))!r} of the layout was not given")
+
+    def decode_stream(self, pieces: Iterable[Piece], layout: Layout) -> Iterator[tuple[TensorSpec, int, Tensor]]:
+        """Exact inverse of ``encode_stream``.
+
+        Args:
+            pieces: in the order in which they were made.
+            layout: names and shapes.
+
+        Yields:
+            Tensor, position of the first value in it, and values in a row, of the element type of the tensor. Empty
+            tensors come too.
+
+        Raises:
+            UsageError: if pieces are missing, out of order or of another layout.
+        """
+        expected = {spec.name: spec for spec in layout.tensors}
+        done: dict[str, int] = {}
+        for piece in pieces:
+            spec = expected.get(piece.spec.name)
+            start = piece.row * _rows(piece.spec)[1] + piece.chunk * self.width
+            if spec is None or spec != piece.spec or done.get(spec.name, 0) != start:
+                raise UsageError(f"the piece of tensor {piece.spec.name!r} at value {start} is not expected")
+            held = spec.dtype in EXACT_DTYPES and piece.carried is None
+            dtype = TORCH_DTYPES[spec.dtype] if held else torch.float32
+            values = from_tokens(piece, self._scale(spec) if held else 1.0, dtype)
+            if len(values) != piece.rows * piece.columns:
+                raise UsageError(f"a piece of tensor {spec.name!r} has {len(values)} values")
+            done[spec.name] = start + len(values)
+            yield spec, start, values
+        for spec in layout.tensors:
+            if done.get(spec.name) != spec.numel:
+                raise UsageError(f"tensor {spec.name!r} ends at value {done.get(spec.name, 0)} of {spec.numel}")

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from zoo import safefile
 from zoo.errors import BadArtefact, UsageError
 from zoo.kinds.dense import from_state_dict
+from zoo.safefile import DTYPES
+from zoo.token_stream import PIECE, Piece
 from zoo.tokens import EXACT_DTYPES, TORCH_DTYPES, Tokenizer
 from zoo.types import Layout, TensorSpec, Tokens, Weights
 
@@ -233,3 +238,112 @@ def test_layouts_with_equal_tokens_but_other_shapes_are_told_apart() -> None:
     tokenizer = Tokenizer.fit([Weights(flat, {"a.weight": value})], 8)
     tokens = tokenizer.encode(Weights(flat, {"a.weight": value}))
     assert tokenizer.decode(tokens, deep).tensors["a.weight"].equal(value.view(2, 2, 2, 2))
+
+
+EVERY_DTYPE = tuple(DTYPES)
+
+
+def any_dtype(name: str, shape: tuple[int, ...], seed: int = 0) -> Tensor:
+    """Random bits in a tensor of any type, those of numbers that are not finite included."""
+    attribute, size = DTYPES[name]
+    random = torch.Generator().manual_seed(seed)
+    high = 2 if name == "BOOL" else 256
+    raw = torch.randint(high, (*shape, size), generator=random, dtype=torch.uint8)
+    return raw.view(getattr(torch, attribute)).reshape(shape)
+
+
+def stream(tokenizer: Tokenizer, one: Weights, piece: int) -> tuple[list[Piece], Weights]:
+    """Pieces of a network and the network made of them again."""
+    pairs = [(spec, one.tensors[spec.name]) for spec in one.layout.tensors]
+    pieces = list(tokenizer.encode_stream(pairs, one.layout, piece=piece))
+    parts: dict[str, list[Tensor]] = {}
+    for spec, start, values in tokenizer.decode_stream(iter(pieces), one.layout):
+        assert start == sum(len(part) for part in parts.get(spec.name, []))
+        parts.setdefault(spec.name, []).append(values)
+    return pieces, Weights(one.layout, {s.name: torch.cat(parts[s.name]).reshape(s.shape) for s in one.layout.tensors})
+
+
+@pytest.mark.parametrize("piece", [1, 7, 16, 1000])
+@pytest.mark.parametrize("width", [1, 8, 17])
+@pytest.mark.parametrize("dtype", EXACT_DTYPES)
+def test_streams_have_the_same_tokens_and_lose_no_bit(dtype: str, width: int, piece: int) -> None:
+    one = weights(TORCH_DTYPES[dtype])
+    tokenizer = Tokenizer.fit([one], width)
+    pieces, again = stream(tokenizer, one, piece)
+    assert_same(again, one)
+    assert not any(p.carried is not None for p in pieces if p.spec.numel)
+    assert all(len(p.values) <= max(1, -(-piece // width)) * max(1, p.rows) for p in pieces)
+    whole = tokenizer.encode(one)
+    tokens = [p.tokens(tokenizer.roles.index(p.spec.role)) for p in pieces]
+    assert torch.cat([t.values for t in tokens]).equal(whole.values)
+    assert torch.cat([t.mask for t in tokens]).equal(whole.mask)
+    assert torch.cat([t.position for t in tokens]).equal(whole.position)
+
+
+@pytest.mark.parametrize("dtype", EVERY_DTYPE)
+def test_streams_carry_every_type_and_every_bit_pattern(dtype: str) -> None:
+    state = {
+        f"m{i}.weight": any_dtype(dtype, shape, i) for i, shape in enumerate([(), (5,), (40, 13), (2, 3, 4), (0, 3)])
+    }
+    one = from_state_dict(state)
+    tokenizer = Tokenizer(4, ("weight",), {"weight": -3})
+    for piece in (1, 6, 1 << 20):
+        pieces, again = stream(tokenizer, one, piece)
+        assert_same(again, one)
+        if dtype not in EXACT_DTYPES:
+            assert all(len(p.values) == 0 for p in pieces)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e-40, 3e38, -0.0])
+def test_only_pieces_that_scaling_would_round_are_carried(value: float) -> None:
+    tensor = torch.randn(8, 8)
+    tensor[5, 2] = value
+    one = from_state_dict({"a.weight": tensor})
+    pieces, again = stream(Tokenizer(4, ("weight",), {"weight": 3 if abs(value) < 1 else -3}), one, 16)
+    assert_same(again, one)
+    carried = [i for i, p in enumerate(pieces) if p.carried is not None]
+    assert carried == ([] if value == 0 or math.isinf(value) else [2])
+
+
+def test_mixed_layouts_pass_through_a_file_in_little_memory(tmp_path: Path) -> None:
+    tensors = {
+        "big.weight": torch.randn(3000, 1111),
+        "long.bias": torch.randn(3_000_001).to(torch.bfloat16),
+        "odd.weight": any_dtype("F64", (17, 5)),
+        "steps": torch.tensor(7),
+        "f8.weight": torch.randn(33, 9).to(torch.float8_e5m2),
+    }
+    safefile.save(tmp_path / "x.safetensors", tensors)
+    mapped, _ = safefile.load(tmp_path / "x.safetensors")
+    one = from_state_dict(mapped)
+    tokenizer = Tokenizer(64, ("weight", "bias"), {"weight": 0, "bias": 0})
+    pairs = ((spec, mapped[spec.name]) for spec in one.layout.tensors)
+    largest, seen = 0, 0
+    for spec, start, values in tokenizer.decode_stream(tokenizer.encode_stream(pairs, one.layout), one.layout):
+        source = tensors[spec.name].reshape(-1)[start : start + len(values)]
+        assert values.dtype == source.dtype
+        assert bits(values[:9]) == bits(source[:9])
+        assert torch.equal(values.view(torch.uint8), source.view(torch.uint8))
+        largest, seen = max(largest, len(values)), seen + len(values)
+    assert seen == one.layout.numel
+    assert largest <= PIECE
+
+
+def test_streams_that_do_not_fit_are_refused() -> None:
+    one = from_state_dict({"a.weight": torch.randn(4, 6), "a.bias": torch.randn(4)})
+    tokenizer = Tokenizer.fit([one], 4)
+    a, b = ((spec, one.tensors[spec.name]) for spec in one.layout.tensors)
+    for pairs in ([a], [a, b, b], [(a[0], b[1]), b], [(TensorSpec("c", (4,), "F32", 0, "bias"), b[1])]):
+        with pytest.raises(UsageError, match=r"is not expected|was not given"):
+            list(tokenizer.encode_stream(pairs, one.layout))
+    pieces = list(tokenizer.encode_stream([b, a], one.layout, piece=6))
+    assert len(list(tokenizer.decode_stream(pieces, one.layout))) == 5
+    for wrong in (pieces[:-1], pieces[1:], [pieces[0], *pieces[2:]], [*pieces, pieces[-1]], []):
+        with pytest.raises(UsageError, match=r"is not expected|ends at value"):
+            list(tokenizer.decode_stream(wrong, one.layout))
+    short = dataclasses.replace(pieces[1], values=pieces[1].values[:1])
+    with pytest.raises(UsageError, match="has 4 values"):
+        list(tokenizer.decode_stream([pieces[0], short], one.layout))
+    other = Tokenizer(4, ("bias",), {"bias": 0})
+    with pytest.raises(UsageError, match="'weight', which the tokenizer has not seen"):
+        list(other.encode_stream([a, b], one.layout))
