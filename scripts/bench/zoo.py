@@ -1,0 +1,222 @@
+#!/usr/bin/env python
+"""Speed and memory of the zoo, as ratios inside of one run.
+
+    python scripts/bench/zoo.py tokens     # tokenise and detokenise a checkpoint, beside reading and copying it
+    python scripts/bench/zoo.py align      # align two ResNet-18s
+
+Progress goes to stderr, one JSON document to stdout; the exit code is 1 if a target is missed. Linux only.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+# This file is called zoo.py too: look for modules in the repository, not beside it.
+sys.path[0] = str(Path(__file__).resolve().parents[2])
+
+app = typer.Typer(add_completion=False, no_args_is_help=True)
+
+MIN_RATIO = 0.4
+MAX_MEGABYTES = 300
+MAX_SECONDS = 20
+WIDTH = 64
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _finish(result: dict[str, Any], passed: bool) -> None:
+    print(json.dumps({**result, "passed": passed}, indent=2))
+    raise typer.Exit(0 if passed else 1)
+
+
+def _anonymous() -> int:
+    """Bytes of memory of this process that no file stands behind."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("RssAnon:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def _measured(work: Callable[[], None]) -> dict[str, float]:
+    """Seconds of a piece of work, and the most memory beyond the present that it held, in megabytes."""
+    before, peak, done = _anonymous(), 0, threading.Event()
+
+    def watch() -> None:
+        nonlocal peak
+        while not done.wait(0.002):
+            peak = max(peak, _anonymous())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    started = time.perf_counter()
+    try:
+        work()
+        seconds = time.perf_counter() - started
+    finally:
+        done.set()
+        watcher.join()
+    return {"seconds": seconds, "megabytes": max(0, peak - before) / 1e6}
+
+
+def _copy(path: str) -> dict[str, float]:
+    """Read a file and copy every tensor once."""
+    import torch
+
+    from zoo import safefile
+
+    def work() -> None:
+        tensors, _ = safefile.load(Path(path))
+        for tensor in tensors.values():
+            tensor.clone()
+
+    torch.zeros(1).clone()
+    return _measured(work)
+
+
+def _tokens(path: str) -> dict[str, float]:
+    """Read a file and pass every tensor through tokens and back, into memory of its own."""
+    import torch
+
+    from zoo import safefile
+    from zoo.kinds.dense import layout
+    from zoo.tokens import Tokenizer
+
+    tensors, _ = safefile.load(Path(path))
+    shapes = layout(tensors)
+    roles = tuple(dict.fromkeys(spec.role for spec in shapes.tensors))
+    tokenizer = Tokenizer(WIDTH, roles, dict.fromkeys(roles, -5))
+    del tensors
+
+    def work() -> None:
+        tensors, _ = safefile.load(Path(path))
+        pieces = tokenizer.encode_stream(((spec, tensors[spec.name]) for spec in shapes.tensors), shapes)
+        result = torch.empty(0)
+        for spec, start, values in tokenizer.decode_stream(pieces, shapes):
+            if start == 0:
+                result = torch.empty(spec.numel, dtype=values.dtype)
+            result[start : start + len(values)] = values
+            if start + len(values) == spec.numel and spec.numel < 1 << 16:
+                assert result.equal(tensors[spec.name].flatten())
+
+    return _measured(work)
+
+
+def _write(path: Path, gigabytes: float) -> int:
+    """Write a checkpoint shaped like a language model: matrices of float32, a tenth of it bfloat16, some counters."""
+    import torch
+
+    from zoo import safefile
+
+    random = torch.Generator().manual_seed(0)
+    width, tensors, size, block = 1280, {}, 0, 0
+    tensors["wte.weight"] = torch.randn(30_000, width, generator=random) * 0.02
+    size = tensors["wte.weight"].nbytes
+    while size < gigabytes * 1e9:
+        dtype = torch.bfloat16 if block % 10 == 9 else torch.float32
+        for name, shape in (("attn", (width, 3 * width)), ("proj", (width, width)), ("fc", (4 * width, width))):
+            matrix = f"h.{block}.{name}"
+            tensors[f"{matrix}.weight"] = (torch.randn(shape, generator=random) * 0.02).to(dtype)
+            tensors[f"{matrix}.bias"] = torch.randn(shape[0], generator=random).to(dtype)
+            size += tensors[f"{matrix}.weight"].nbytes + tensors[f"{matrix}.bias"].nbytes
+        tensors[f"h.{block}.steps"] = torch.tensor(block)
+        block += 1
+    safefile.save(path, tensors)
+    return path.stat().st_size
+
+
+@app.command()
+def tokens(
+    gigabytes: Annotated[float, typer.Option(help="size of the checkpoint")] = 1.0,
+    rounds: Annotated[int, typer.Option(help="measurements of each kind; medians are compared")] = 5,
+    folder: Annotated[Path | None, typer.Option(help="where to put the checkpoint for the time of the run")] = None,
+) -> None:
+    """Tokenise and detokenise a checkpoint, beside reading it and copying every tensor once."""
+    with tempfile.TemporaryDirectory(dir=folder) as name, multiprocessing.get_context("spawn").Pool(1) as pool:
+        path = Path(name) / "model.safetensors"
+        size = pool.apply(_write, (path, gigabytes))
+        _say(f"wrote {size / 1e9:.2f} GB")
+        copied, passed = [], []
+        for i in range(rounds):
+            for work, found in ((_copy, copied), (_tokens, passed)):
+                with multiprocessing.get_context("spawn").Pool(1) as fresh:
+                    found.append(fresh.apply(work, (str(path),)))
+            _say(f"round {i + 1}: copy {copied[-1]['seconds']:.2f} s, tokens {passed[-1]['seconds']:.2f} s")
+    seconds = {
+        key: statistics.median(r["seconds"] for r in found) for key, found in (("copy", copied), ("tokens", passed))
+    }
+    megabytes = max(r["megabytes"] for r in passed)
+    ratio = seconds["copy"] / seconds["tokens"]
+    result = {
+        "bytes": size,
+        "rounds": rounds,
+        "gigabytes_a_second": {key: size / 1e9 / value for key, value in seconds.items()},
+        "ratio": ratio,
+        "megabytes_above_the_file": megabytes,
+        "targets": {"ratio": MIN_RATIO, "megabytes_above_the_file": MAX_MEGABYTES},
+    }
+    _finish(result, ratio >= MIN_RATIO and megabytes <= MAX_MEGABYTES)
+
+
+@app.command()
+def align(
+    rounds: Annotated[int, typer.Option(help="pairs of networks")] = 3,
+    threads: Annotated[int, typer.Option(help="threads of torch; more than idle cores make it slower")] = 2,
+) -> None:
+    """Align two independently initialised ResNet-18s, and a permuted copy with its original."""
+    import torch
+
+    from zoo.architectures import family
+    from zoo.symmetry import align, scramble
+
+    torch.set_num_threads(threads)
+    architecture = {
+        "family": "resnet",
+        "style": "torchvision",
+        "blocks": [2, 2, 2, 2],
+        "widths": [64, 128, 256, 512],
+        "classes": 1000,
+    }
+    started = time.perf_counter()
+    groups = family(architecture).groups(architecture)
+    tracing = time.perf_counter() - started
+    runs = []
+    for seed in range(rounds):
+        torch.manual_seed(seed)
+        one, other = (family(architecture).build(architecture).state_dict() for _ in range(2))
+        twin = scramble(one, groups, torch.Generator().manual_seed(seed))
+        row: dict[str, Any] = {}
+        for name, source, reference in (("independent", other, one), ("twin", twin, one)):
+            started = time.perf_counter()
+            moved = align(source, reference, groups)
+            row[name] = time.perf_counter() - started
+        row["twin_is_back"] = all(moved[key].equal(value) for key, value in one.items())  # pyright: ignore
+        runs.append(row)
+        _say(f"pair {seed + 1}: {row}")
+    slowest = max(row["independent"] for row in runs)
+    result = {
+        "weights": sum(value.numel() for value in one.values()),  # pyright: ignore
+        "threads": torch.get_num_threads(),
+        "seconds_tracing": tracing,
+        "seconds": [row["independent"] for row in runs],
+        "seconds_twin": [row["twin"] for row in runs],
+        "twins_are_back": all(row["twin_is_back"] for row in runs),
+        "targets": {"seconds": MAX_SECONDS},
+    }
+    _finish(result, slowest < MAX_SECONDS and result["twins_are_back"])
+
+
+if __name__ == "__main__":
+    app()
