@@ -169,18 +169,20 @@ def _ablation_table(cards: dict[str, list[dict]]) -> list[str]:
 
 def _figure(cards: dict[str, list[dict]], path: Path) -> None:
     variants = list(cards)[::-1]
-    figure, axes = plt.subplots(figsize=(8.5, 0.5 * len(variants) + 1.4), layout="constrained")
+    figure, axes = plt.subplots(figsize=(9, 0.5 * len(variants) + 1.6), layout="constrained")
     for place, variant in enumerate(variants):
         values = [100 * run["rows"]["generated"]["mean"] for run in cards[variant]]
         axes.plot(values, [place] * len(values), "o", color="#2563a8", alpha=0.6, ms=7)
-        axes.text(101.5, place, f"{sum(values) / len(values):.1f}", va="center", fontsize=9)
-    for name, color in (("oracle", "#2f855a"), ("ridge", "#9aa5b1")):
+        label = f"{sum(values) / len(values):.1f}"
+        axes.text(1.01, place, label, transform=axes.get_yaxis_transform(), va="center", fontsize=9)
+    for name, color in (("oracle", "#2f855a"), ("ridge", "#7b8794")):
         value = 100 * _mean([run["rows"][name]["mean"] for run in cards["full"]])[0]
         axes.axvline(value, color=color, lw=1.5, zorder=0)
-        axes.text(value, len(variants) - 0.45, name, color=color, ha="right" if name == "ridge" else "left", fontsize=9)
+        axes.text(value, len(variants) - 0.4, f"{name} ", color=color, ha="right", fontsize=9)
+    axes.text(1.01, len(variants) - 0.4, "mean", transform=axes.get_yaxis_transform(), fontsize=9, color="#7b8794")
     axes.set_yticks(range(len(variants)), [VARIANTS[v][0] for v in variants])
     axes.set_ylim(-0.6, len(variants) - 0.1)
-    axes.set_xlabel("accuracy of generated networks on held-out subsets, %; one point a seed")
+    axes.set_xlabel("accuracy of generated networks on held-out subsets, %; one point a run")
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=130)
     plt.close(figure)
