@@ -109,6 +109,17 @@ def test_networks_can_start_from_a_given_one_and_be_seen_on_the_way() -> None:
         assert not value.equal(stages[2][name])
 
 
+def test_networks_can_see_the_same_batches() -> None:
+    (x, y), config = data(0), TrainingConfig(epochs=1, batch_size=16)
+    trained = [
+        dict(train_stages(MLP, [x] * n, [y] * n, [1, 2][:n], config, total=9, common_order=order))[9]
+        for n, order in ((2, 5), (1, 5), (1, 6))
+    ]
+    for together, alone, other in zip(*(state.values() for state in trained), strict=True):
+        torch.testing.assert_close(together[0], alone[0], rtol=1e-5, atol=1e-6)
+        assert not other[0].allclose(alone[0], atol=1e-3)
+
+
 def test_bytes_are_scaled() -> None:
     x, y = torch.randint(256, (60, 6), dtype=torch.uint8), torch.arange(60) % 3
     config = TrainingConfig(epochs=2, batch_size=16)

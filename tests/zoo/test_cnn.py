@@ -109,3 +109,16 @@ def test_description() -> None:
 def test_bad_fields_are_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         family(PUBLISHED).build({**PUBLISHED, **change})
+
+
+@pytest.mark.parametrize("architecture", NETWORKS, ids=str)
+def test_networks_on_the_same_images_give_the_same_as_on_copies(architecture: Architecture) -> None:
+    weights = {name: value.requires_grad_() for name, value in initialise(architecture, [1, 2, 3]).items()}
+    images = torch.rand(90, *shape(architecture))
+    both = [
+        logits_many(architecture, weights, x) for x in (images.expand(3, *images.shape), images.repeat(3, 1, 1, 1, 1))
+    ]
+    torch.testing.assert_close(*both, rtol=1e-5, atol=1e-5)
+    shared, copied = (torch.autograd.grad(y.square().sum(), list(weights.values())) for y in both)
+    for one, other in zip(shared, copied, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)

@@ -73,8 +73,9 @@ class ImageClassifiersConfig(StrictConfig):
     members_per_task: int = Field(default=50, ge=1)
     training: TrainingConfig = TrainingConfig(epochs=10, lr=3e-3)
     sampled: SampledConfig = SampledConfig()
+    same_batches: bool = Field(default=False, description="all members of a task see the same batches: faster")
     keep_epochs: list[int] = Field(default=[], description="epochs whose networks are kept beside the last")
-    group: int = Field(default=8, ge=1, description="networks trained and stored together; 8 suit a processor")
+    group: int = Field(default=16, ge=1, description="networks trained and stored together; 16 suit a processor")
 
     @model_validator(mode="after")
     def _epochs_exist(self) -> Self:
@@ -145,6 +146,7 @@ class ImageClassifiers(Recipe):
             total=config.epochs * per_epoch,
             keep=[epoch * per_epoch for epoch in self.config.keep_epochs],
             sampled=sampled,
+            common_order=seed_of(self.config.seed, "batches", data.name) if self.config.same_batches else None,
         )
         some = (x[: len(val[1])], y[: len(val[1])])
         for step, stacked in stages:

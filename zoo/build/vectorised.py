@@ -121,8 +121,16 @@ def train_stages(
     keep: Sequence[int] = (),
     sampled: Sampled | None = None,
     initial: Mapping[str, Tensor] | None = None,
+    common_order: int | None = None,
 ) -> Iterator[tuple[int, dict[str, Tensor]]]:
     """Train as ``train_many``, and yield the networks after the updates ``keep`` and after the last one.
+
+    Args:
+        architecture, inputs, targets, seeds, config, sampled, initial: as in ``train_many``.
+        total: number of updates.
+        keep: numbers of updates after which the networks are wanted too.
+        common_order: seed of one order of the examples for all networks, which then need the same data; some families
+            train faster so. By default each network has an order of its own.
 
     Yields:
         Number of updates, and the state dict with a first axis over networks.
@@ -132,15 +140,35 @@ def train_stages(
     else:
         started = {name: value.expand(len(seeds), *value.shape).clone() for name, value in initial.items()}
     parameters = {name: value.requires_grad_() for name, value in started.items()}
-    orders = [_order(len(y), total, config.batch_size, seed) for y, seed in zip(targets, seeds, strict=True)]
+    batch = _batches(inputs, targets, seeds, total, config.batch_size, common_order)
     update = _uniform(parameters, config, total) if sampled is None else _individual(parameters, sampled, total)
     for step in range(total):
-        x = scaled(torch.stack([data[order[step]] for data, order in zip(inputs, orders, strict=True)]))
-        y = torch.stack([labels[order[step]] for labels, order in zip(targets, orders, strict=True)])
+        x, y = batch(step)
         scores = logits_many(architecture, parameters, x)
         update(F.cross_entropy(scores.flatten(0, 1), y.flatten(), reduction="sum") / config.batch_size)
         if step + 1 in keep or step + 1 == total:
             yield step + 1, {name: value.detach().clone() for name, value in parameters.items()}
+
+
+def _batches(
+    inputs: Sequence[Tensor], targets: Sequence[Tensor], seeds: Sequence[int], total: int, size: int, common: int | None
+) -> Callable[[int], tuple[Tensor, Tensor]]:
+    """Function that gives the batches of all networks for the number of an update."""
+    if common is not None:
+        (data, labels), order = (inputs[0], targets[0]), _order(len(targets[0]), total, size, common)
+
+        def same(step: int) -> tuple[Tensor, Tensor]:
+            x, y = scaled(data[order[step]]), labels[order[step]]
+            return x.expand(len(seeds), *x.shape), y.expand(len(seeds), *y.shape)
+
+        return same
+    orders = [_order(len(y), total, size, seed) for y, seed in zip(targets, seeds, strict=True)]
+
+    def own(step: int) -> tuple[Tensor, Tensor]:
+        x = torch.stack([data[order[step]] for data, order in zip(inputs, orders, strict=True)])
+        return scaled(x), torch.stack([labels[order[step]] for labels, order in zip(targets, orders, strict=True)])
+
+    return own
 
 
 def _uniform(parameters: Mapping[str, Tensor], config: TrainingConfig, total: int) -> Callable[[Tensor], None]:
