@@ -173,6 +173,29 @@ def test_malicious_pickles_run_no_code(tmp_path: Path) -> None:
     assert not marker.exists()
 
 
+def test_damaged_checkpoints_are_refused(tmp_path: Path) -> None:
+    torch.save({"w": torch.arange(6.0)}, tmp_path / "sound.pt")
+    data = (tmp_path / "sound.pt").read_bytes()
+    values, entry = data.index(np.float32([1, 2]).tobytes()), data.rindex(b"sound/data/0") - 46
+    for name, place, bit in (
+        ("flipped", values, 1),
+        ("folder", entry + 38, 16),
+        ("twice", data.rindex(b"data/0") + 5, 1),
+    ):
+        damaged = bytearray(data)
+        damaged[place] ^= bit
+        (tmp_path / f"{name}.pt").write_bytes(damaged)
+    torch.serialization.set_crc32_options(False)
+    torch.save({"w": torch.arange(6.0)}, tmp_path / "unchecked.pt")
+    torch.serialization.set_crc32_options(True)
+    with unpickle.shared():
+        for name in ("sound", "unchecked"):
+            assert same(formats.read_tensors(tmp_path / f"{name}.pt").tensors, {"w": torch.arange(6.0)})
+        for name, message in (("flipped", "Bad CRC-32"), ("folder", "is marked as a folder"), ("twice", "BadZipFile")):
+            with pytest.raises(BadArtefact, match=message):
+                formats.read_tensors(tmp_path / f"{name}.pt")
+
+
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 def test_what_holds_code_is_refused_with_a_remedy(tmp_path: Path) -> None:
     module = torch.nn.Sequential(torch.nn.Linear(2, 2))
