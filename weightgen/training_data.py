@@ -13,13 +13,13 @@ from weightgen.augment import augment
 from weightgen.generators import Generator, GeneratorConfig, Problem, Stage
 from weightgen.types import Batch, Condition, Queries
 from zoo.architectures import family
-from zoo.build.sources import TRAIN, VAL
-from zoo.build.vectorised import seed_of
 from zoo.datasets import ExampleBank, Examples, Members, bank_of, load_members, reference_of
 from zoo.errors import BadArtefact
 from zoo.networks import architecture_of, logits_many
+from zoo.seeds import seed_of
 from zoo.split import check_splits
 from zoo.symmetry import rename_outputs
+from zoo.tasks import TRAIN, VAL
 from zoo.tokens import Tokenizer
 from zoo.types import Task
 from zoo.zoo import Zoo

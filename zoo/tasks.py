@@ -9,6 +9,9 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
+TRAIN, VAL, TEST = 0, 1, 2
+"""Parts of a data set."""
+
 
 def scaled(x: Shaped[Tensor, "*n"]) -> Float[Tensor, "*n"]:
     """Examples as networks take them: bytes are pixels and become [0, 1], everything else its float32 value."""

@@ -32,9 +32,9 @@ sys.path[0] = str(Path(__file__).resolve().parents[2])  # a script beside this o
 from zoo.architectures import family  # noqa: E402
 from zoo.build.engines import cores  # noqa: E402
 from zoo.build.images import load_all  # noqa: E402
-from zoo.build.sources import TRAIN  # noqa: E402
-from zoo.build.vectorised import Sampled, TrainingConfig, one_thread, train_stages  # noqa: E402
-from zoo.tasks import scaled  # noqa: E402
+from zoo.build.vectorised import Sampled, TrainingConfig, train_stages  # noqa: E402
+from zoo.tasks import TRAIN, scaled  # noqa: E402
+from zoo.threads import torch_threads  # noqa: E402
 
 
 def load(source: str) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
@@ -75,7 +75,7 @@ def together(
     """Train one group of networks as the recipe ``image_classifiers`` does; ``same`` is its ``same_batches``."""
     config, sampled = TrainingConfig(epochs=1, batch_size=batch), torch.full((networks,), 3e-3)
     settings = Sampled(sampled, sampled)
-    with one_thread():
+    with torch_threads(1):
         order = 0 if same else None
         data = [x] * networks, [y] * networks, range(networks), config
         next(train_stages(architecture, *data, total=steps, sampled=settings, common_order=order))

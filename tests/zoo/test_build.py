@@ -12,20 +12,13 @@ from torch import Tensor
 import zoo.build
 from tests.fixtures import RECIPE, TINY_RECIPE
 from zoo.build import build, load_recipe
-from zoo.build.sources import TEST, TRAIN, VAL, load_source
-from zoo.build.vectorised import (
-    Sampled,
-    TrainingConfig,
-    accuracies,
-    initialise,
-    seed_of,
-    train_many,
-    train_stages,
-)
+from zoo.build.sources import load_source
+from zoo.build.vectorised import Sampled, TrainingConfig, accuracies, initialise, train_many, train_stages
 from zoo.errors import UsageError
 from zoo.networks import logits
+from zoo.seeds import seed_of
 from zoo.split import check_splits
-from zoo.tasks import TaskData
+from zoo.tasks import TEST, TRAIN, VAL, TaskData
 from zoo.zoo import Zoo
 
 MLP = {"family": "mlp", "sizes": [6, 5, 3], "activation": "tanh"}

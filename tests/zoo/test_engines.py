@@ -63,6 +63,8 @@ def test_processes_make_the_same_zoo_and_one_may_die(
     again = build(RECIPE, tmp_path / "zoo", FEW, engine="local", workers=1)
     assert (again.added, again.skipped, again.failed) == (report.failed, report.added, 0)
     assert content(tmp_path / "zoo") == content(inline)
+    with Zoo.open(tmp_path / "zoo") as built:
+        assert built.failures() == {}, "what could be made after all is no failure"
 
 
 def test_ray_makes_the_same_zoo(inline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,13 +10,12 @@ import pytest
 from zoo.build import build, load_recipe
 from zoo.build.holdout import HoldoutConfig, assign
 from zoo.build.registry import make_recipe
-from zoo.build.sources import VAL
 from zoo.config import dump_config
 from zoo.datasets import bank_of
 from zoo.errors import UsageError
 from zoo.networks import logits
 from zoo.split import check_splits
-from zoo.tasks import TaskData
+from zoo.tasks import VAL, TaskData
 from zoo.zoo import Zoo
 
 CONFIGS = Path(__file__).parent.parent.parent / "configs"

@@ -14,9 +14,10 @@ import pytest
 import torch
 
 from zoo.build.images import load_all, resized
-from zoo.build.sources import TEST, TRAIN, VAL, load_source
+from zoo.build.sources import load_source
 from zoo.build.text_tasks import load_text_tasks
 from zoo.errors import BadArtefact, UsageError
+from zoo.tasks import TEST, TRAIN, VAL
 from zoo.texts import pack, unpack
 
 RNG = np.random.default_rng(0)

@@ -12,13 +12,12 @@ import torch
 from zoo.build import build, load_recipe
 from zoo.build.encoder import INSTALL_OFFLINE, EncoderConfig, TextEncoder
 from zoo.build.registry import make_recipe
-from zoo.build.sources import VAL
 from zoo.build.text_tasks import load_text_tasks
 from zoo.build.text_training import TextTrainingConfig, _factor, _labels, finetune, text_scores
 from zoo.config import dump_config
 from zoo.errors import NetworkError, UsageError
 from zoo.networks import logits
-from zoo.tasks import TaskData
+from zoo.tasks import VAL, TaskData
 from zoo.texts import unpack
 from zoo.zoo import Zoo
 

@@ -13,8 +13,9 @@ import torch
 from sklearn.linear_model import Ridge
 
 from weightgen.evaluation.setting import Setting, Stacked
-from zoo.build.vectorised import TrainingConfig, seed_of, train_many
+from zoo.build.vectorised import TrainingConfig, train_many
 from zoo.datasets import ExampleBank, Examples
+from zoo.seeds import seed_of
 
 if TYPE_CHECKING:
     from jaxtyping import Float

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from zoo.architectures import Architecture
-from zoo.build.sources import TEST, TRAIN, VAL
-from zoo.build.vectorised import TrainingConfig, seed_of
+from zoo.build.vectorised import TrainingConfig
 from zoo.datasets import ExampleBank, Examples, Members, bank_of, load_members
 from zoo.errors import BadArtefact
 from zoo.networks import architecture_of, logits_many
+from zoo.seeds import seed_of
+from zoo.tasks import TEST, TRAIN, VAL
 from zoo.types import Task
 
 if TYPE_CHECKING:

@@ -15,13 +15,14 @@ from pydantic import Field, model_validator
 
 from zoo.architectures import Architecture
 from zoo.build.registry import Data, Member, MemberName, Recipe, register_recipe
-from zoo.build.sources import TRAIN, VAL, LabelledData, load_source
-from zoo.build.vectorised import TrainingConfig, accuracies, seed_of, train_many
+from zoo.build.sources import LabelledData, load_source
+from zoo.build.vectorised import TrainingConfig, accuracies, train_many
 from zoo.config import StrictConfig
 from zoo.errors import UsageError
 from zoo.kinds.dense import from_state_dict
+from zoo.seeds import seed_of
 from zoo.split import split_tasks
-from zoo.tasks import TaskData
+from zoo.tasks import TRAIN, VAL, TaskData
 from zoo.threads import torch_threads
 from zoo.types import Task
 

@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from zoo.build.sources import VAL
 from zoo.datasets import bank_of
 from zoo.errors import UsageError, WeightgenError
+from zoo.tasks import VAL
 from zoo.types import SPLITS, Task
 from zoo.zoo import Zoo
 

@@ -21,13 +21,15 @@ from zoo.build.encoder import EncoderConfig, TextEncoder
 from zoo.build.holdout import HoldoutConfig, assign
 from zoo.build.images import load_all
 from zoo.build.registry import Data, Member, MemberName, Recipe, register_recipe
-from zoo.build.sources import TRAIN, VAL, LabelledData
+from zoo.build.sources import LabelledData
 from zoo.build.text_tasks import TextTask, load_text_tasks
-from zoo.build.vectorised import TrainingConfig, accuracies, one_thread, seed_of, train_many
+from zoo.build.vectorised import TrainingConfig, accuracies, train_many
 from zoo.config import StrictConfig
 from zoo.errors import UsageError
 from zoo.kinds.dense import from_state_dict
-from zoo.tasks import TaskData
+from zoo.seeds import seed_of
+from zoo.tasks import TRAIN, VAL, TaskData
+from zoo.threads import torch_threads
 from zoo.types import Task
 
 
@@ -146,7 +148,7 @@ class FeatureHeads(Recipe):
         """Train the given members, those of one task together."""
         for name in dict.fromkeys(task for _, task in members):
             tensors = self._data[name].tensors()
-            with one_thread():
+            with torch_threads(1):
                 trained = list(self._train_on(name, tensors, [lineage for lineage, task in members if task == name]))
             yield from trained
 

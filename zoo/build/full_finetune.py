@@ -21,14 +21,15 @@ from zoo.build.holdout import HoldoutConfig, assign
 from zoo.build.image_classifiers import ImagesConfig
 from zoo.build.images import load_all
 from zoo.build.registry import Data, Member, MemberName, Recipe, register_recipe
-from zoo.build.sources import TRAIN, VAL
 from zoo.build.text_recipe import TextRecipe, TextsConfig
 from zoo.build.text_training import TextTrainingConfig
-from zoo.build.vectorised import TrainingConfig, accuracies, initialise, one_thread, seed_of, train_many
+from zoo.build.vectorised import TrainingConfig, accuracies, initialise, train_many
 from zoo.config import StrictConfig
 from zoo.errors import UsageError
 from zoo.kinds.dense import from_state_dict
-from zoo.tasks import TaskData
+from zoo.seeds import seed_of
+from zoo.tasks import TRAIN, VAL, TaskData
+from zoo.threads import torch_threads
 from zoo.types import Task, Weights
 
 
@@ -133,7 +134,7 @@ class _Networks(Recipe):
 
     def train(self, members: Sequence[MemberName]) -> Iterator[Member]:
         for name in dict.fromkeys(task for _, task in members):
-            with one_thread():
+            with torch_threads(1):
                 trained = list(self._train_on(name, [lineage for lineage, task in members if task == name]))
             yield from trained
 

@@ -19,11 +19,13 @@ from zoo.architectures import Architecture, family
 from zoo.build.holdout import HoldoutConfig, assign
 from zoo.build.images import load_all
 from zoo.build.registry import Data, Member, MemberName, Recipe, register_recipe
-from zoo.build.sources import TRAIN, VAL, LabelledData
-from zoo.build.vectorised import Sampled, TrainingConfig, accuracies, one_thread, seed_of, train_stages
+from zoo.build.sources import LabelledData
+from zoo.build.vectorised import Sampled, TrainingConfig, accuracies, train_stages
 from zoo.config import StrictConfig
 from zoo.kinds.dense import from_state_dict
-from zoo.tasks import TaskData
+from zoo.seeds import seed_of
+from zoo.tasks import TRAIN, VAL, TaskData
+from zoo.threads import torch_threads
 from zoo.types import Task
 
 Range = tuple[float, float]
@@ -128,7 +130,7 @@ class ImageClassifiers(Recipe):
     def train(self, members: Sequence[MemberName]) -> Iterator[Member]:
         """Train the given members, those of one data set together."""
         for name in dict.fromkeys(task for _, task in members):
-            with one_thread():  # threads wait for each other more than they help; use more processes
+            with torch_threads(1):  # threads wait for each other more than they help; use more processes
                 trained = list(self._train_on(self._data[name], [lineage for lineage, task in members if task == name]))
             yield from trained
 

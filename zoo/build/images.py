@@ -18,8 +18,9 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from zoo.build.arrow import is_arrow, read_arrow
-from zoo.build.sources import TEST, TRAIN, LabelledData, take_validation
+from zoo.build.sources import LabelledData, take_validation
 from zoo.errors import BadArtefact, UsageError
+from zoo.tasks import TEST, TRAIN
 
 SUFFIXES = (".npz", ".csv")
 Arrays = dict[str, Any]

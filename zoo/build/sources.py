@@ -13,8 +13,7 @@ from jaxtyping import Int, Shaped
 from torch import Tensor
 
 from zoo.errors import UsageError
-
-TRAIN, VAL, TEST = 0, 1, 2
+from zoo.tasks import TEST, TRAIN, VAL
 
 
 @dataclass(frozen=True, eq=False)

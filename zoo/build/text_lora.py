@@ -21,8 +21,8 @@ from zoo.build.holdout import HoldoutConfig
 from zoo.build.registry import register_recipe
 from zoo.build.text_recipe import TextRecipe, TextsConfig
 from zoo.build.text_training import TextTrainingConfig
-from zoo.build.vectorised import seed_of
 from zoo.config import StrictConfig
+from zoo.seeds import seed_of
 from zoo.types import Weights
 
 

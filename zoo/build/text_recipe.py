@@ -15,8 +15,8 @@ from zoo.build.holdout import HoldoutConfig, assign
 from zoo.build.registry import Data, Member, MemberName, Recipe
 from zoo.build.text_tasks import TextTask, load_text_tasks
 from zoo.build.text_training import TextTrainingConfig, finetune, text_scores
-from zoo.build.vectorised import seed_of
 from zoo.config import StrictConfig
+from zoo.seeds import seed_of
 from zoo.types import Task, Weights
 
 

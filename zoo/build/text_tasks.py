@@ -16,8 +16,9 @@ from jaxtyping import Int
 from torch import Tensor
 
 from zoo.build.arrow import is_arrow, read_arrow
-from zoo.build.sources import TEST, TRAIN, VAL, take_validation
+from zoo.build.sources import take_validation
 from zoo.errors import BadArtefact, UsageError
+from zoo.tasks import TEST, TRAIN, VAL
 from zoo.texts import pack
 
 SUFFIXES = (".json.gz", ".json", ".csv")

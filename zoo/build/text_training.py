@@ -11,9 +11,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from zoo.build.encoder import TextEncoder
-from zoo.build.sources import TRAIN, VAL
 from zoo.build.text_tasks import TextTask
 from zoo.config import StrictConfig
+from zoo.tasks import TRAIN, VAL
 
 
 class TextTrainingConfig(StrictConfig):

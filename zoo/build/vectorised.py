@@ -7,8 +7,6 @@ network gets exactly the updates it would get alone.
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,23 +34,6 @@ class TrainingConfig(StrictConfig):
     batch_size: int = Field(default=64, ge=1)
     lr: float = Field(default=1e-2, gt=0)
     weight_decay: float = Field(default=1e-2, ge=0)
-
-
-def seed_of(*parts: object) -> int:
-    """Return a 63-bit seed that depends on nothing but the parts, so that no member depends on its neighbours."""
-    digest = hashlib.sha256("\x1f".join(map(str, parts)).encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Let torch use one thread inside: on networks this small its threads wait for each other more than they work."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def initialise(architecture: Architecture, seeds: Sequence[int]) -> dict[str, Tensor]:
