@@ -166,6 +166,8 @@ class Catalog:
     ) -> bool:
         """Add a record with its layout; returns whether it is new. Call it inside ``transaction``.
 
+        A failure noted for its lineage is struck out: it could be made after all.
+
         Args:
             record: the record.
             extra: hash of every extra file, by file name.
@@ -176,6 +178,7 @@ class Catalog:
         body = json.dumps(layout.to_json())
         self._put("layouts", (layout.fingerprint, layout.kind, layout.base_model, body), "ignore")
         values = self._values(record, json.dumps(dict(extra)), created, *(sketch or (None, None)))
+        self._all("DELETE FROM failures WHERE lineage = ?", (record.lineage,))
         return self._put("records", values, "ignore")
 
     def _values(
