@@ -17,6 +17,7 @@ from zoo.kinds import Found
 from zoo.metadata_table import MetadataTable
 from zoo.sidecar import About, merged, read_about
 from zoo.sources import Item, files_of, find, is_archive, unpacked
+from zoo.threads import torch_threads
 from zoo.types import Record, Weights
 from zoo.zoo import Zoo
 
@@ -89,7 +90,7 @@ def collect(
     items = [item for source in sources for item in find(source)]
     if metadata is not None:
         _check_table(metadata, items)
-    with _Run(zoo, dry_run, metadata, len(items), on_progress) as run, unpickle.shared():
+    with torch_threads(1), _Run(zoo, dry_run, metadata, len(items), on_progress) as run, unpickle.shared():
         for item in items:
             run.take(item)
         run.commit()

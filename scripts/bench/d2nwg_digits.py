@@ -21,6 +21,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path[0] = str(ROOT)  # a script beside this one is named like the package
 RESULTS = ROOT / "docs" / "results"
 VARIANTS: dict[str, tuple[str, list[str]]] = {
     "full": ("as shipped", []),

@@ -3,6 +3,8 @@
 
     python scripts/bench/zoo.py tokens     # tokenise and detokenise a checkpoint, beside reading and copying it
     python scripts/bench/zoo.py align      # align two ResNet-18s
+    python scripts/bench/zoo.py collect    # collect LoRA adapters, beside copying their files
+    python scripts/bench/zoo.py listing    # filtered listing of a catalogue of many rows, beside SQLite alone
 
 Progress goes to stderr, one JSON document to stdout; the exit code is 1 if a target is missed. Linux only.
 """
@@ -30,6 +32,8 @@ app = typer.Typer(add_completion=False, no_args_is_help=True)
 MIN_RATIO = 0.4
 MAX_MEGABYTES = 300
 MAX_SECONDS = 20
+MIN_RATE = 300
+MAX_LISTING_SECONDS = 0.1
 WIDTH = 64
 
 
@@ -216,6 +220,114 @@ def align(
         "targets": {"seconds": MAX_SECONDS},
     }
     _finish(result, slowest < MAX_SECONDS and result["twins_are_back"])
+
+
+def _adapters(folder: Path, count: int) -> None:
+    """Write different LoRA adapters of 147 kB each: rank 4 on query and value of a six-layer encoder of width 384."""
+    import torch
+    from safetensors.torch import save_file
+
+    config = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["query", "value"], "task_type": None}
+    config["base_model_name_or_path"] = "sentence-transformers/all-MiniLM-L6-v2"
+    generator = torch.Generator().manual_seed(0)
+    for i in range(count):
+        tensors = {}
+        for layer in range(6):
+            for name in ("query", "value"):
+                prefix = f"base_model.model.encoder.layer.{layer}.attention.self.{name}.lora"
+                tensors[f"{prefix}_A.weight"] = torch.randn(4, 384, generator=generator)
+                tensors[f"{prefix}_B.weight"] = torch.randn(384, 4, generator=generator)
+        target = folder / f"adapter-{i:05d}"
+        target.mkdir()
+        save_file(tensors, target / "adapter_model.safetensors")
+        (target / "adapter_config.json").write_text(json.dumps(config))
+
+
+@app.command()
+def collect(
+    adapters: Annotated[int, typer.Option(help="number of adapters")] = 5000,
+    folder: Annotated[Path | None, typer.Option(help="where to put adapters and zoo for the time of the run")] = None,
+) -> None:
+    """Collect LoRA adapters into a zoo, beside copying their files and flushing them to the disk."""
+    import os
+    import shutil
+
+    from zoo.collect import collect as take
+    from zoo.zoo import Zoo
+
+    with tempfile.TemporaryDirectory(dir=folder) as name:
+        source = Path(name) / "adapters"
+        source.mkdir()
+        _adapters(source, adapters)
+        os.sync()
+        _say(f"wrote {adapters} adapters")
+        started = time.perf_counter()
+        shutil.copytree(source, Path(name) / "copy")
+        os.sync()
+        copied = time.perf_counter() - started
+        started = time.perf_counter()
+        with Zoo.open(Path(name) / "zoo", create=True) as zoo:
+            found = take([source], zoo)
+        collected = time.perf_counter() - started
+    added = sum(entry.status == "added" for entry in found)
+    result = {
+        "adapters": adapters,
+        "added": added,
+        "adapters_a_second": {"copy and flush": adapters / copied, "collect": adapters / collected},
+        "ratio": copied / collected,
+        "targets": {"adapters_a_second": MIN_RATE},
+    }
+    _finish(result, added == adapters and adapters / collected >= MIN_RATE)
+
+
+@app.command()
+def listing(
+    rows: Annotated[int, typer.Option(help="rows of the catalogue")] = 100_000,
+    tasks: Annotated[int, typer.Option(help="different tasks; the filter picks one")] = 1000,
+    rounds: Annotated[int, typer.Option(help="measurements; medians are compared")] = 9,
+) -> None:
+    """List the records of one task in a large catalogue, beside SQLite finding their identifiers alone."""
+    import sqlite3
+
+    from zoo.collect import collect as take
+    from zoo.zoo import Zoo
+
+    with tempfile.TemporaryDirectory() as name:
+        source, path = Path(name) / "adapters", Path(name) / "zoo"
+        source.mkdir()
+        _adapters(source, 1)
+        with Zoo.open(path, create=True) as zoo:
+            take([source], zoo)
+        database = sqlite3.connect(next(p for p in path.iterdir() if p.suffix in (".sqlite", ".db")))
+        columns = [row[1] for row in database.execute("PRAGMA table_info(records)")]
+        new = {"id": "printf('%016x', n)", "task": f"'task-' || (n % {tasks})", "lineage": "'line-' || n"}
+        chosen = ", ".join(new.get(column, column) for column in columns)
+        database.execute(
+            f"WITH RECURSIVE count(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM count WHERE n < {rows}) "
+            f"INSERT INTO records ({', '.join(columns)}) SELECT {chosen} FROM records, count"
+        )
+        database.commit()
+        _say(f"made {rows} rows")
+        seconds: dict[str, list[float]] = {"zoo": [], "sqlite": []}
+        with Zoo.open(path) as zoo:
+            for i in range(rounds):
+                started = time.perf_counter()
+                found = zoo.records(task=f"task-{i}")
+                seconds["zoo"].append(time.perf_counter() - started)
+                started = time.perf_counter()
+                plain = database.execute("SELECT id FROM records WHERE task = ?", (f"task-{i}",)).fetchall()
+                seconds["sqlite"].append(time.perf_counter() - started)
+                assert len(found) == len(plain) == rows // tasks
+        database.close()
+    median = {key: statistics.median(values) for key, values in seconds.items()}
+    result = {
+        "rows": rows,
+        "rows_found": rows // tasks,
+        "seconds": median,
+        "ratio": median["zoo"] / median["sqlite"],
+        "targets": {"seconds": MAX_LISTING_SECONDS},
+    }
+    _finish(result, median["zoo"] < MAX_LISTING_SECONDS)
 
 
 if __name__ == "__main__":
