@@ -272,3 +272,21 @@ def test_bad_configs_are_refused(tmp_path: Path) -> None:
     path.write_text("generator: gan\n")
     with pytest.raises(UsageError, match=r"unknown generator 'gan'.*d2nwg"):
         load_train_config(path)
+
+
+def test_a_resumed_stage_is_prepared_like_an_uninterrupted_one(
+    zoo: Zoo, config: GeneratorConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cls = generator_class(config.generator)
+    modes: list[tuple[str, bool]] = []
+    usual = cls.prepare
+
+    def prepare(self: Generator, stage: str, values: Tensor) -> None:
+        modes.append((stage, self.training or any(p.requires_grad for p in self.parameters())))
+        usual(self, stage, values)
+
+    monkeypatch.setattr(cls, "prepare", prepare)
+    with pytest.raises(KeyboardInterrupt):
+        train_generator(config, zoo, tmp_path / "g", progress=stop_at("alignment", 2))
+    train_generator(config, zoo, tmp_path / "g")
+    assert modes == [(stage, False) for stage in ("codec", "alignment", "alignment", "diffusion", "behaviour")]

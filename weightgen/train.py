@@ -226,6 +226,7 @@ def train_generator(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         generator = generator_class(config.generator)(config, data.problem)
+    generator.requires_grad_(False).eval()  # as after every stage: torch takes other kernels while training
     stages: dict[str, Any] = _load_partial(partial, identity, generator)
     with torch_threads(config.threads), _quiet():
         for stage in generator.stages():
