@@ -6,6 +6,7 @@ function with a decorator; the card picks it up.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -117,6 +118,7 @@ def _apply_ridge(setting: Setting, model: Ridge, examples: Examples) -> dict[str
     return {k: v[:, None] for k, v in unflatten(flat, setting.aligned.tensors).items()}
 
 
+@functools.lru_cache(maxsize=1)
 def choose_ridge(setting: Setting) -> tuple[Ridge, float]:
     """Fit ridge regressions and keep the strength that is best on the validation tasks."""
     tasks = torch.arange(len(setting.val_tasks))
