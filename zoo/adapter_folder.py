@@ -31,7 +31,7 @@ def method_of(path: Path) -> str | None:
     """The ``peft_type`` of an adapter folder or its weight file; ``None`` if the configuration cannot be read."""
     folder = path.parent if path.name in WEIGHT_FILES else path
     try:
-        data = _small_file(folder / CONFIG_FILE, folder.resolve(), limited=False)
+        data = small_file(folder / CONFIG_FILE, folder.resolve(), limited=False)
         method = parse_json(data or b"", "").get("peft_type")
     except (BadArtefact, OSError):
         return None
@@ -65,7 +65,7 @@ def read(path: Path, root: Path | None) -> tuple[dict[str, Tensor], dict[str, An
     """
     folder = path.parent if path.is_file() else path
     root = (root or folder).resolve()
-    config_bytes = _small_file(folder / CONFIG_FILE, root)
+    config_bytes = small_file(folder / CONFIG_FILE, root)
     if config_bytes is None:
         raise BadArtefact(f"{folder / CONFIG_FILE} leads outside its folder or is too large", SAVE_AGAIN)
     config = parse_json(config_bytes, str(folder / CONFIG_FILE))
@@ -77,7 +77,7 @@ def read(path: Path, root: Path | None) -> tuple[dict[str, Tensor], dict[str, An
     source = formats.read_tensors(file)
     kept = {CONFIG_FILE: config_bytes}
     for name in KEPT_FILES:
-        if (data := _small_file(folder / name, root)) is not None:
+        if (data := small_file(folder / name, root)) is not None:
             kept[name] = data
     if source.files[0].metadata != DEFAULT_METADATA:
         kept[ORIGIN] = json.dumps({"metadata": dict(source.files[0].metadata)}).encode()
@@ -109,7 +109,14 @@ def write(
         (folder / name).write_bytes(data)
 
 
-def _small_file(path: Path, root: Path, *, limited: bool = True) -> bytes | None:
+def small_file(path: Path, root: Path, *, limited: bool = True) -> bytes | None:
+    """Content of a file beside weights; ``None`` if there is none, it is too large, or a link that leads outside.
+
+    Args:
+        path: the file.
+        root: resolved folder that links may lead to.
+        limited: whether that is asked for.
+    """
     if not path.is_file() or path.stat().st_size > MAX_EXTRA:
         return None
     if limited and not path.resolve().is_relative_to(root):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from zoo import kinds
 from zoo.errors import UsageError
+from zoo.pretrained import CONFIG_FILE
 from zoo.store import TENSORS, disk_errors, flush
 from zoo.types import Weights
 
@@ -20,7 +21,8 @@ def export_files(weights: Weights, extra_files: Mapping[str, bytes], out: Path, 
     Args:
         weights: what to write.
         extra_files: as ``Kind.read`` gave them.
-        out: new or empty folder; where a single file is written, also a path that ends in ``.safetensors``.
+        out: new or empty folder; for weights in a single file also a path that ends in ``.safetensors``, which takes
+            the weights without the ``config.json`` beside them.
         force: write into a folder that is not empty, replacing files of the same names only.
 
     Returns:
@@ -41,9 +43,10 @@ def export_files(weights: Weights, extra_files: Mapping[str, bytes], out: Path, 
             kinds.get(weights.layout.kind).write(weights, ready, extra_files)
             files = sorted(ready.iterdir())
             if out.suffix == TENSORS and not out.is_dir():
-                if len(files) > 1:
+                alone = [file for file in files if file.name != CONFIG_FILE]
+                if len(alone) > 1:
                     raise UsageError(f"the record has {len(files)} files, {out} is one", "give a folder")
-                files[0].replace(out)
+                alone[0].replace(out)
                 written = [out]
             elif out.exists():
                 if not out.is_dir():

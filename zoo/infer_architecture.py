@@ -18,6 +18,13 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 _BLOCK = re.compile(r"layer(\d+)\.(\d+)\.conv1\.weight")
 _SEQUENTIAL = re.compile(r"(.*\.)?(\d+)\.(weight|bias)")
+_PRETRAINED = {
+    "bert": ("BertModel", "bert."),
+    "gpt2": ("GPT2Model", "transformer."),
+    "llama": ("LlamaModel", "model."),
+    "vit": ("ViTModel", "vit."),
+}
+"""The model without a head of each type of transformers, and what its tensors are called below a head."""
 _ASIDE = re.compile(
     r"(^|\.)(classifier|qa_outputs|score|seq_relationship|predictions|decoder)\.bias"
     r"|.*\.attn\.(masked_)?bias|.*(position_ids|inv_freq)"
@@ -34,7 +41,7 @@ def infer(shapes: Shapes, config: Mapping[str, Any] | None = None) -> dict[str, 
 
     Returns:
         A description for ``zoo.architectures.family``, or ``None`` where it would be a guess. Chains of linear layers,
-        residual networks of basic blocks, and (with their configuration) BERT, GPT-2 and Llama are known.
+        residual networks, and (with their configuration) BERT, GPT-2, Llama and ViT are known.
     """
     for recognise in (_chain, _resnet) if config is None else (_pretrained,):
         found = recognise(shapes, config or {})
@@ -131,23 +138,33 @@ def _resnet(shapes: Shapes, _config: Mapping[str, Any]) -> dict[str, Any] | None
 
 
 def _pretrained(shapes: Shapes, config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """A model of transformers as its configuration says; where its head is not known, all but its residual stream."""
+    kind, models = config.get("model_type"), config.get("architectures")
+    if not isinstance(kind, str) or kind not in _PRETRAINED or not isinstance(models, list) or len(models) != 1:
+        return None
+    bare, prefix = _PRETRAINED[kind]
+    described = {"family": kind, "config": dict(config)}
+    if kind == "vit":
+        inside = any(".attention.q_proj." in name for name in shapes)
+        described |= {"family": "vit_transformers", "names": "module" if inside else "file"}
+    for model, prefixes in ((models[0], (None, "")), (bare, (None, prefix))):
+        for found in ({**described, "model": model, **({} if p is None else {"prefix": p})} for p in prefixes):
+            if _fits(found, shapes, whole=model != bare):
+                return found
+    return None
+
+
+def _fits(architecture: Architecture, shapes: Shapes, *, whole: bool) -> bool:
+    """Whether every tensor is where the architecture has it; if ``whole``, no other tensor may be there."""
     from zoo.units import names
 
-    kind, models = config.get("model_type"), config.get("architectures")
-    if kind not in ("bert", "gpt2", "llama") or not isinstance(models, list) or len(models) != 1:
-        return None
-    architecture: dict[str, Any] = {"family": kind, "model": models[0], "config": dict(config)}
-    if kind == "gpt2" and "wte.weight" in shapes:
-        architecture["prefix"] = ""
     groups = groups_of(architecture, shapes)
-    if groups is None:
-        return None
+    if not groups:
+        return False
     ends: dict[tuple[str, int], int] = {}
     for part in (part for group in groups for part in group.parts):
         ends[part.name, part.axis] = max(ends.get((part.name, part.axis), 0), *(stop for _, stop in part.ranges))
     if any(shapes[name][axis] != end for (name, axis), end in ends.items()):
-        return None
+        return False
     known = {name for group in groups for name in names(group)}
-    bare = str(models[0]) in ("BertModel", "GPT2Model", "LlamaModel")
-    rest = [name for name in shapes if name not in known and not _ASIDE.search(name)]
-    return architecture if bare or not rest else None
+    return not whole or all(name in known or _ASIDE.search(name) for name in shapes)

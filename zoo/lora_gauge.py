@@ -42,7 +42,7 @@ def canonical_factors(
     u, s, vt = torch.linalg.svd(left_core @ right_core.mT, full_matrices=False)
     s = torch.where(s > rounding * s[..., :1], s, 0.0)
     u, v = left @ u, right @ vt.mT  # o m, i m  with m = min(k, l)
-    sign = _column_signs(u)
+    sign = column_signs(u)
     root = s.sqrt()
     new_b, new_a = u * (sign * root)[..., None, :], (v * (sign * root)[..., None, :]).mT
     missing = a.shape[-2] - s.shape[-1]
@@ -123,7 +123,7 @@ def _inner(x: Mapping[str, Tensor], y: Mapping[str, Tensor], members: Pairs) -> 
     return ((xb.mT @ yb) * (xa @ ya.mT)).sum((-2, -1))
 
 
-def _column_signs(u: Float[Tensor, "*n o m"]) -> Float[Tensor, "*n m"]:
+def column_signs(u: Float[Tensor, "*n o m"]) -> Float[Tensor, "*n m"]:
     """Sign of the largest entry of each column; of several that are equal up to ``TIE`` the first one counts."""
     import torch
 

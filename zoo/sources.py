@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from zoo import archives, formats
+from zoo import archives, formats, pretrained
 from zoo.adapter_folder import CONFIG_FILE, KEPT_FILES, WEIGHT_FILES
 from zoo.errors import BadArtefact, NetworkError, UsageError
 
@@ -17,7 +17,7 @@ LEFTOVERS = re.compile(r"^(training_args\.bin|(optimizer|scheduler|scaler)\.(pt|
 HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+(@[\w./-]+)?$")
 HUB_FILES = (
     *("*.safetensors", "*.index.json", "*.bin", "*.pt", "*.pth", "*.th", "*.ckpt", "*.npz"),
-    *(CONFIG_FILE, "README.md", "weightgen.json", "metadata.json", "LICENSE*"),
+    *(CONFIG_FILE, pretrained.CONFIG_FILE, "README.md", "weightgen.json", "metadata.json", "LICENSE*"),
 )
 HUB_IGNORED = ("*training_args.bin", "*optimizer.*", "*scheduler.*", "*rng_state*")
 
@@ -112,8 +112,8 @@ def files_of(path: Path) -> list[Path]:
         return [path / name for name in names if (path / name).is_file()]
     if formats.detect(path) == "index":
         shards = [path.parent / name for name in sorted(formats.shards_of(path)) if Path(name).name == name]
-        return [path, *(shard for shard in shards if shard.is_file())]
-    return [path]
+        return [path, *(shard for shard in shards if shard.is_file()), *pretrained.files_beside(path)]
+    return [path, *pretrained.files_beside(path)]
 
 
 def download(hub_id: str) -> Path:

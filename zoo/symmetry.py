@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from zoo import head_maps
 from zoo.architectures import UnitGroup
 from zoo.errors import UsageError
 from zoo.units import Place, multiplied, names, permuted, places, units
@@ -160,7 +161,7 @@ def scramble(
         tensors: state dict of the network.
         groups: interchangeable units.
         generator: source of randomness.
-        scale: whether units with a free factor are scaled too (rounded, other than permutations and signs).
+        scale: whether free factors and free linear maps are drawn too (rounded, other than permutations and signs).
     """
     current = dict(tensors)
     for group in groups:
@@ -175,6 +176,7 @@ def scramble(
                 factor = torch.exp(torch.randn(group.size, generator=generator))
             current = multiplied(current, group, factor, gauge.up)
             current = multiplied(current, group, 1 / factor.double(), gauge.down)
+        current = head_maps.moved(current, group, generator) if scale else current
     return current
 
 

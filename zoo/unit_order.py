@@ -2,8 +2,9 @@
 
 Every unit is described by the weights it has on axes that are in order already: those of the inputs first, then those
 of layers before it. Units are sorted by that description; where the sign is free the entry of largest magnitude is
-made positive, and where the scale is free the incoming weights get unit norm. Permutations and signs are exact, so such
-twins come out equal to the last bit; scales are rounded. ``zoo.symmetry`` aligns networks onto each other; this order
+made positive, where the scale is free the incoming weights get unit norm, and inner spaces of attention heads take the
+form of ``zoo.head_maps``. Permutations and signs are exact, so such twins come out equal to the last bit; scales and
+maps are rounded. ``zoo.symmetry`` aligns networks onto each other; this order
 serves to recognise twins.
 """
 
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from zoo import head_maps
 from zoo.architectures import Gauge, UnitGroup
 from zoo.units import Place, multiplied, permuted, places, units
 
@@ -64,6 +66,7 @@ def _settled(place: Place, tensors: Mapping[str, Tensor], unsettled: Counter[tup
 
 
 def _ordered(current: dict[str, Tensor], group: UnitGroup, known: Sequence[Place]) -> dict[str, Tensor]:
+    current = head_maps.chosen(current, group) if group.maps else current
     everything = tuple((place.name, place.axis) for place in places(group, current))
     gauges = (*group.gauges, *([Gauge(everything, (), False)] if group.odd else []))
     for gauge in gauges:

@@ -20,6 +20,7 @@ LLAMA = {**TINY, "vocab_size": 30, "num_key_value_heads": 2, "max_position_embed
 LLAMA |= {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
 RESNET = {"family": "resnet", "blocks": [1, 1], "widths": [8, 12], "classes": 5}
 VIT = {"family": "vit", "image": 8, "patch": 4, "width": 12, "layers": 2, "heads": 3, "mlp": 10, "classes": 4}
+VIT_CONFIG = {**TINY, "image_size": 8, "patch_size": 4}
 
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "mlp": {"family": "mlp", "sizes": [6, 7, 4, 5, 3], "activation": "tanh"},
@@ -34,6 +35,18 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "resnet-unnormalised-tanh": {**RESNET, "norm": False, "activation": "tanh", "blocks": [1, 1]},
     "vit": VIT,
     "vit-relu": {**VIT, "activation": "relu"},
+    "vit-transformers": {
+        "family": "vit_transformers",
+        "model": "ViTForImageClassification",
+        "names": "module",
+        "config": {**VIT_CONFIG, "num_labels": 4},
+    },
+    "vit-headless": {
+        "family": "vit_transformers",
+        "model": "ViTModel",
+        "names": "module",
+        "config": {**VIT_CONFIG, "qkv_bias": False, "hidden_act": "relu"},
+    },
     "bert-classes": {"family": "bert", "model": "BertForSequenceClassification", "config": BERT},
     "bert-words": {"family": "bert", "model": "BertForMaskedLM", "config": {**BERT, "hidden_act": "relu"}},
     "bert-untied": {"family": "bert", "model": "BertForMaskedLM", "config": {**BERT, "tie_word_embeddings": False}},
@@ -79,7 +92,7 @@ def inputs(architecture: Mapping[str, Any]) -> Tensor:
     kind = architecture["family"]
     if kind in ("bert", "gpt2", "llama"):
         return torch.randint(1, 30, (3, 9), generator=random)
-    shapes = {"mlp": (6,), "cnn": (1, 28, 28), "resnet": (3, 16, 16), "vit": (3, 8, 8)}
+    shapes = {"vit_transformers": (3, 8, 8), "mlp": (6,), "cnn": (1, 28, 28), "resnet": (3, 16, 16), "vit": (3, 8, 8)}
     return torch.randn(7, *shapes[kind], generator=random)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from tests.zoo.networks import ARCHITECTURES, difference, equal, inputs, make, run, state
 from zoo import kinds
 from zoo.architectures import family
+from zoo.errors import UsageError
 from zoo.infer_architecture import groups_of, infer
 from zoo.kinds.dense import from_state_dict
 from zoo.symmetry import scramble
@@ -150,8 +151,13 @@ def test_transformers_are_recognised_by_their_configuration(name: str) -> None:
         prefixless = infer(published, config)
         assert prefixless is not None
         assert groups_of(prefixless, published)
+        with pytest.raises(UsageError, match="other names"):
+            family(prefixless).build(prefixless)
     if architecture["model"] not in ("BertModel", "GPT2Model"):
-        assert infer({**tensors, "other.weight": (16, 16)}, config) is None, "it may read the stream"
+        unsure = infer({**tensors, "other.weight": (16, 16)}, config)
+        assert unsure is not None
+        stream = {group for group in groups_of(found, tensors) or () if group.size == 16}
+        assert not stream & set(groups_of(unsure, tensors) or ()), "the other tensor may read the stream"
     changed = {n: (*s[:-1], s[-1] + 1) if "attn" in n or "attention" in n else s for n, s in tensors.items()}
     assert infer(changed, config) is None
 

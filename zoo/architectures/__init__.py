@@ -54,6 +54,26 @@ class Gauge:
 
 
 @dataclass(frozen=True, slots=True)
+class FreeMap:
+    """Linear maps that are free inside of every unit of a group: between queries and keys, or values and outputs.
+
+    The function depends on the two sides of a unit through their products alone, so that one may be multiplied by any
+    invertible matrix and the other by its inverse.
+
+    Attributes:
+        left: what makes up one side: parts whose units are blocks of as many positions as the space has dimensions.
+        right: the other side; a unit may hold several such blocks (heads that share values).
+        bias: added to what ``right`` meets, with an effect that is the same for every input.
+        into: bias that can take up this effect; ``None`` if it has none (a bias of keys, which the softmax ignores).
+    """
+
+    left: tuple[Part, ...]
+    right: tuple[Part, ...]
+    bias: Part | None = None
+    into: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class UnitGroup:
     """Axes that index one and the same set of hidden units.
 
@@ -67,6 +87,7 @@ class UnitGroup:
         odd: whether the sign of a unit is free.
         parts: axes that hold the units beside other things.
         gauges: factors that are free on some of the axes only.
+        maps: linear maps that are free inside of the units.
     """
 
     axes: tuple[tuple[str, int], ...]
@@ -74,6 +95,7 @@ class UnitGroup:
     odd: bool = False
     parts: tuple[Part, ...] = ()
     gauges: tuple[Gauge, ...] = ()
+    maps: tuple[FreeMap, ...] = ()
 
 
 class Family(Protocol):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from zoo.architectures import Architecture, Gauge
+from zoo.architectures import Architecture, FreeMap, Gauge, Part
 from zoo.errors import UsageError
 
 if TYPE_CHECKING:
@@ -79,6 +79,8 @@ def build(architecture: Architecture, models: Sequence[str]) -> nn.Module:
     import transformers
 
     model, config, _ = fields(architecture, models)
+    if "prefix" in architecture:
+        raise UsageError("the tensors of this file have other names than the model", "load it with transformers")
     cls = getattr(transformers, model)
     try:
         return cls(cls.config_class(**config))
@@ -99,3 +101,26 @@ def rows(*modules: str, bias: bool = True) -> tuple[tuple[str, int], ...]:
 def columns(*modules: str) -> tuple[tuple[str, int], ...]:
     """Columns of the matrices of linear layers."""
     return tuple((f"{module}.weight", 1) for module in modules)
+
+
+def head_maps(
+    query: str, key: str, value: str, output: str, width: int, *, biased: bool = True
+) -> tuple[FreeMap, FreeMap]:
+    """The free maps of plain attention: neither rotary nor relative positions, and no normalised queries and keys.
+
+    Args:
+        query, key, value, output: linear layers; the last one has a bias.
+        width: rows of the first three, over all heads.
+        biased: whether the first three have biases.
+    """
+
+    def rows_of(module: str, name: str) -> Part:
+        return Part(f"{module}.{name}", 0, ((0, width),))
+
+    queries = tuple(rows_of(query, name) for name in ("weight", "bias")[: 1 + biased])
+    outputs = (Part(f"{output}.weight", 1, ((0, width),)),)
+    weights = [(rows_of(module, "weight"),) for module in (key, value)]
+    biases = [rows_of(module, "bias") if biased else None for module in (key, value)]
+    return FreeMap(queries, weights[0], biases[0]), FreeMap(
+        weights[1], outputs, biases[1], f"{output}.bias" if biased else None
+    )

@@ -5,7 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from zoo.architectures import Architecture, UnitGroup, register_family
-from zoo.architectures._pretrained import affine, build, columns, fields, number, refuse, relu_gauges, rows
+from zoo.architectures._pretrained import (
+    affine,
+    build,
+    columns,
+    fields,
+    head_maps,
+    number,
+    refuse,
+    relu_gauges,
+    rows,
+)
 from zoo.errors import UsageError
 
 if TYPE_CHECKING:
@@ -25,11 +35,7 @@ DECODER = "cls.predictions.decoder"
 
 @register_family("bert")
 class Bert:
-    """``{"family": "bert", "model": "BertForSequenceClassification", "config": {...}}``.
-
-    Linear maps between queries and keys, or values and outputs, inside of a head are symmetries too; they are left
-    alone.
-    """
+    """``{"family": "bert", "model": "BertForSequenceClassification", "config": {...}}``."""
 
     @staticmethod
     def build(architecture: Architecture) -> nn.Module:
@@ -50,7 +56,10 @@ class Bert:
             attention = [f"{layer}attention.self.{name}" for name in ("query", "key", "value")]
             mixed, up, down = f"{layer}attention.output", f"{layer}intermediate.dense", f"{layer}output"
             heads = (*rows(*attention), *columns(f"{mixed}.dense"))
-            groups.append(UnitGroup(heads, number(config, "num_attention_heads", 12)))
+            query, key, value = attention
+            maps = head_maps(query, key, value, f"{mixed}.dense", number(config, "hidden_size", 768))
+            plain = config.get("position_embedding_type", "absolute") == "absolute"
+            groups.append(UnitGroup(heads, number(config, "num_attention_heads", 12), maps=maps if plain else maps[1:]))
             units = (rows(up), columns(f"{down}.dense"))
             gauges = relu_gauges(config.get("hidden_act"), *units)
             size = number(config, "intermediate_size", 3072)

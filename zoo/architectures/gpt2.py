@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from zoo.architectures import Architecture, Part, UnitGroup, register_family
+from zoo.architectures import Architecture, FreeMap, Part, UnitGroup, register_family
 from zoo.architectures._pretrained import affine, build, fields, number, refuse, relu_gauges
 from zoo.errors import UsageError
 
@@ -47,7 +47,10 @@ class GPT2:
                 for name, axis in (("weight", 1), ("bias", 0))
                 for k in range(3)
             )
-            groups.append(UnitGroup(((f"{block}attn.c_proj.weight", 0),), heads, parts=packed))
+            q, k, v, q_bias, k_bias, v_bias = packed
+            out = Part(f"{block}attn.c_proj.weight", 0, ((0, width),))
+            maps = (FreeMap((q, q_bias), (k,), k_bias), FreeMap((v,), (out,), v_bias, f"{block}attn.c_proj.bias"))
+            groups.append(UnitGroup(((f"{block}attn.c_proj.weight", 0),), heads, parts=packed, maps=maps))
             up = ((f"{block}mlp.c_fc.weight", 1), (f"{block}mlp.c_fc.bias", 0))
             down = ((f"{block}mlp.c_proj.weight", 0),)
             gauges = relu_gauges(config.get("activation_function"), up, down)

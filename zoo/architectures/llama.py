@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from zoo.architectures import Architecture, Gauge, Part, UnitGroup, register_family
+from zoo.architectures import Architecture, FreeMap, Gauge, Part, UnitGroup, register_family
 from zoo.architectures._pretrained import build, columns, fields, number, rows
 from zoo.errors import UsageError
 
@@ -41,7 +41,8 @@ class Llama:
         if heads % sets:
             raise UsageError(f"{heads} heads cannot share {sets} keys", "num_key_value_heads must divide them")
         share = heads // sets
-        block = share * number(config, "head_dim", max(1, width // heads))
+        head = number(config, "head_dim", max(1, width // heads))
+        block = share * head
         biased, mlp_biased = bool(config.get("attention_bias")), bool(config.get("mlp_bias"))
         stream = [(f"{root}embed_tokens.weight", 1)]
         groups = []
@@ -52,7 +53,12 @@ class Llama:
             for s in range(sets if share > 1 else 0):
                 stretch = ((s * block, (s + 1) * block),)
                 groups.append(UnitGroup((), share, parts=tuple(Part(*axis, stretch) for axis in queries)))
-            groups.append(UnitGroup((*queries, *rows(k, v, bias=biased)), sets))
+            values = tuple(Part(*axis, ((0, sets * head),)) for axis in rows(v, bias=False))
+            outputs = (Part(f"{o}.weight", 1, ((0, heads * head),)),)
+            free_map = FreeMap(values, outputs)  # not between queries and keys, which are rotated
+            if biased:
+                free_map = FreeMap(values, outputs, Part(f"{v}.bias", 0, ((0, sets * head),)), f"{o}.bias")
+            groups.append(UnitGroup((*queries, *rows(k, v, bias=biased)), sets, maps=(free_map,)))
             gate, up, down = (f"{layer}mlp.{name}_proj" for name in ("gate", "up", "down"))
             ways = (rows(up, bias=mlp_biased), columns(down))
             free = (Gauge(*ways, False), Gauge(*ways, True))  # what is gated is linear

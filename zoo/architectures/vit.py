@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
-from zoo.architectures import Architecture, Gauge, Part, UnitGroup, register_family
+from zoo.architectures import Architecture, FreeMap, Gauge, Part, UnitGroup, register_family
 from zoo.architectures._pretrained import affine, columns, number, rows
 from zoo.errors import UsageError
 
@@ -59,7 +59,10 @@ class ViT:
         for i in range(sizes["layers"]):
             qkv, out = f"blocks.{i}.attn.qkv", f"blocks.{i}.attn.proj"
             packed = tuple(Part(*axis, ((k * width, (k + 1) * width),)) for axis in rows(qkv) for k in range(3))
-            groups.append(UnitGroup(columns(out), sizes["heads"], parts=packed))
+            q, k, v, q_bias, k_bias, v_bias = packed
+            outputs = (Part(f"{out}.weight", 1, ((0, width),)),)
+            maps = (FreeMap((q, q_bias), (k,), k_bias), FreeMap((v,), outputs, v_bias, f"{out}.bias"))
+            groups.append(UnitGroup(columns(out), sizes["heads"], parts=packed, maps=maps))
             ways = (rows(f"blocks.{i}.mlp.fc1"), columns(f"blocks.{i}.mlp.fc2"))
             gauges = (Gauge(*ways, True),) if architecture.get("activation") == "relu" else ()
             groups.append(UnitGroup(ways[0] + ways[1], sizes["mlp"], gauges=gauges))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from zoo import formats, safefile
+from zoo import formats, infer_architecture, pretrained, safefile
 from zoo.errors import BadArtefact
-from zoo.kinds import ORIGIN, Found, Kind, close, parse_json, register
+from zoo.kinds import ORIGIN, TOLERANCE, Found, Kind, close, parse_json, register
 from zoo.naming import layer_index, module_of
 from zoo.types import Layout, TensorSpec, Weights
 
@@ -76,7 +77,10 @@ class Dense(Kind):
     def read(self, path: Path, *, root: Path | None = None) -> Found:
         """Read one file, or all shards of an index; see ``Kind.read``."""
         source = formats.read_tensors(path, root=root)
-        return found(from_state_dict(source.tensors), source)
+        data, config, notes = pretrained.read(path, root or path.parent)
+        result = found(_described(from_state_dict(source.tensors), config), source)
+        kept = {} if data is None else {pretrained.CONFIG_FILE: data}
+        return Found(result.weights, {**result.extra_files, **kept}, (*result.notes, *notes))
 
     def write(self, weights: Weights, folder: Path, extra_files: Mapping[str, bytes] | None = None) -> None:
         """Write the file or shards it came from; see ``Kind.write``."""
@@ -95,18 +99,48 @@ class Dense(Kind):
         """Norm of all tensors, for networks of known groups that are not large; see ``Kind.invariant``."""
         if weights.layout.numel > MAX_INVARIANT or not (groups := groups_of(weights.layout)):
             return None
-        scaled = any(gauge.positive for group in groups for gauge in group.gauges)
+        scaled = any(group.maps or any(gauge.positive for gauge in group.gauges) for group in groups)
         tensors = (self.canonical(weights) if scaled else weights).tensors
         return sum(float(tensor.double().square().sum()) for tensor in tensors.values()) ** 0.5
+
+    def function_config(self, layout: Layout) -> dict[str, Any]:
+        """The configuration without what is provenance in a ``config.json``; see ``Kind.function_config``."""
+        said = dict(layout.config)
+        if isinstance(said.get("pretrained"), dict):
+            said["pretrained"] = pretrained.function_of(said["pretrained"])
+        architecture = said.get("architecture")
+        if isinstance(architecture, dict) and isinstance(architecture.get("config"), dict):
+            said["architecture"] = {**architecture, "config": pretrained.function_of(architecture["config"])}
+        return said
 
     def same_function(self, a: Weights, b: Weights) -> bool:
         """Whether canonical forms agree, also where rounded scales have brought near units into another order."""
         one, other = self.canonical(a).tensors, self.canonical(b).tensors
-        if close(one, other):
+        groups = groups_of(a.layout)
+        if _same(one, other, groups):
             return True
         from zoo.symmetry import align
 
-        return close(one, align(other, one, groups_of(a.layout)))
+        return _same(one, align(other, one, groups), groups)
+
+
+def _described(weights: Weights, config: Mapping[str, Any] | None) -> Weights:
+    """Put what a ``config.json`` says into the layout: an architecture where it is known, else the content itself."""
+    if config is None:
+        return weights
+    shapes = {spec.name: spec.shape for spec in weights.layout.tensors}
+    architecture = infer_architecture.infer(shapes, config)
+    said = {"pretrained": dict(config)} if architecture is None else {"architecture": architecture}
+    return Weights(replace(weights.layout, config=said), weights.tensors)
+
+
+def _same(a: Mapping[str, Tensor], b: Mapping[str, Tensor], groups: Sequence[UnitGroup]) -> bool:
+    """Whether canonical tensors agree; of heads the products do, as nearly equal singular values turn the factors."""
+    from zoo import head_maps
+
+    products = head_maps.covered(a, groups)
+    rest = {name: tensor for name, tensor in a.items() if name not in products}
+    return close(rest, b) and all(head_maps.same_products(a, b, group, TOLERANCE) for group in groups)
 
 
 def groups_of(layout: Layout) -> Sequence[UnitGroup]:
@@ -115,8 +149,6 @@ def groups_of(layout: Layout) -> Sequence[UnitGroup]:
     Returns:
         The groups; none if the architecture is not known or does not fit the tensors.
     """
-    from zoo import infer_architecture
-
     shapes = {spec.name: spec.shape for spec in layout.tensors}
     architecture = layout.config.get("architecture") or infer_architecture.infer(shapes)
     if not isinstance(architecture, Mapping):
