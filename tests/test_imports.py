@@ -17,10 +17,10 @@ HELP_SECONDS = 0.5
 
 # Units of weightgen from the top down; a unit imports from its own layer and from those below it.
 LAYERS = (
-    {"cli", "zoo_cli", "options", "console", "server"},
-    {"jobs"},
+    {"cli", "zoo_cli", "large_cli", "options", "console", "server"},
+    {"jobs", "large_jobs"},
     {"generate", "evaluate"},
-    {"train", "training_data", "resume", "retrieve", "compose", "decode", "evaluation", "portfolio"},
+    {"train", "training_data", "resume", "retrieve", "compose", "decode", "evaluation", "large", "portfolio"},
     {"generators", "checkpoint"},
     {"codecs", "conditioners", "fusion"},
     {"nn", "augment", "types", "results", "zoo_results", "progress"},
@@ -109,6 +109,7 @@ def test_light_entry_points_load_nothing_heavy(code: str) -> None:
         ["train"],
         ["generate"],
         ["evaluate"],
+        ["explore"],
     ],
     ids=" ".join,
 )

@@ -26,6 +26,7 @@ CONFIGS = sorted(ROOT.glob("configs/**/*.yaml"))
 LOADERS = {
     "recipe": "zoo.build:load_recipe",
     "generator": "weightgen.train:load_train_config",
+    "explore": "weightgen.large.config:load_explore_config",
 }
 
 

@@ -15,6 +15,7 @@ import typer
 
 from weightgen import __version__
 from weightgen.console import print_error, run_job
+from weightgen.large_cli import explore
 from weightgen.options import Json, OutDir, Sets, ZooDir
 from weightgen.zoo_cli import zoo_app
 from zoo.errors import UsageError
@@ -26,6 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(zoo_app, name="zoo")
+app.command()(explore)
 
 Generator = Annotated[Path, typer.Option("--generator", metavar="DIR", help="Folder of a trained generator.")]
 

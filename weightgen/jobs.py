@@ -16,6 +16,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
+from weightgen.large_jobs import explore as explore
 from weightgen.progress import Progress
 from weightgen.results import BuildResult, EvaluateResult, GenerateResult, TrainResult
 from weightgen.zoo_results import (
