@@ -103,26 +103,30 @@ def _resnet(shapes: Shapes, _config: Mapping[str, Any]) -> dict[str, Any] | None
         ((style, head) for style, head in (("cifar", "linear"), ("torchvision", "fc")) if f"{head}.weight" in bare),
         ("", ""),
     )
-    stem = bare.get("conv1.weight", ())
+    deep = "conv1.6.weight" in bare
+    first = bare.get("conv1.0.weight" if deep else "conv1.weight", ())
     found = sorted((int(match[1]), int(match[2])) for name in bare if (match := _BLOCK.fullmatch(name)))
     stages = sorted({stage for stage, _ in found})
-    if not style or len(stem) != 4 or not stages or stages != list(range(1, len(stages) + 1)):
+    if not style or len(first) != 4 or not stages or stages != list(range(1, len(stages) + 1)):
         return None
     blocks = [sum(stage == i for stage, _ in found) for i in stages]
     way = "shortcut" if style == "cifar" else "downsample"
-    changes = any(f".{way}.0.weight" in name for name in bare)
-    if not changes and style != "cifar" and len(stages) > 1:
+    shortcut = next((how for how, at in (("pool", 1), ("conv", 0)) if _has_convolution(bare, way, at)), "pad")
+    widths = [(*bare[f"layer{i}.0.conv1.weight"], 0)[0] for i in stages]
+    stream = bare.get("layer1.0.conv3.weight", ())
+    if shortcut == "pad" and style != "cifar" and len(stages) > 1:
         return None  # which channels the zeros are put at is not known
     architecture = {
         "family": "resnet",
         "style": style,
-        "stem": stem[2],
+        "stem": "deep" if deep else first[2],
         "blocks": blocks,
-        "widths": [(*bare[f"layer{i}.0.conv1.weight"], 0)[0] for i in stages],
-        "shortcut": "conv" if changes else "pad",
+        "widths": widths,
+        "expansion": stream[0] // max(1, widths[0]) if stream else None,
+        "shortcut": shortcut,
         "norm": "bn1.weight" in bare,
         "activation": None,
-        "channels": stem[1],
+        "channels": first[1],
         "classes": bare[f"{head}.weight"][0] if bare[f"{head}.weight"] else 0,
         "prefix": prefix,
     }
@@ -135,6 +139,11 @@ def _resnet(shapes: Shapes, _config: Mapping[str, Any]) -> dict[str, Any] | None
     counters = {name for name in expected if name.endswith("num_batches_tracked")}  # old files have none
     same = all(shapes.get(name, expected[name] if name in counters else None) == expected[name] for name in expected)
     return architecture if same and shapes.keys() <= expected.keys() else None
+
+
+def _has_convolution(shapes: Shapes, way: str, at: int) -> bool:
+    """Whether a shortcut has a convolution at a place of its sequence."""
+    return any(name.endswith(f".{way}.{at}.weight") and len(shape) == 4 for name, shape in shapes.items())
 
 
 def _pretrained(shapes: Shapes, config: Mapping[str, Any]) -> dict[str, Any] | None:

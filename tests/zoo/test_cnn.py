@@ -122,3 +122,11 @@ def test_networks_on_the_same_images_give_the_same_as_on_copies(architecture: Ar
     shared, copied = (torch.autograd.grad(y.square().sum(), list(weights.values())) for y in both)
     for one, other in zip(shared, copied, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+
+
+def test_relu_frees_the_scale_of_every_unit_and_tanh_the_sign_of_those_not_pooled() -> None:
+    relu, tanh = (family({"family": "cnn", "activation": a}).groups({"activation": a}) for a in ("relu", "tanh"))
+    assert all([gauge.positive for gauge in group.gauges] == [True] for group in relu)
+    assert not any(group.odd for group in relu)
+    assert [group.odd for group in tanh] == [False, False, True, True]
+    assert not any(group.gauges for group in tanh)

@@ -115,6 +115,7 @@ def test_places_cover_tensors_of_the_network(architecture: dict[str, Any]) -> No
         ("vit", [3, 10, 3, 10, 12]),
         ("resnet", [8, 8, 12, 4]),
         ("resnet-conv", [8, 8, 8, 12, 12]),
+        ("resnet-bottleneck", [8, 8, 8, 8, 8, 12, 12, 32, 48]),
     ],
 )
 def test_sizes_of_groups(name: str, sizes: list[int]) -> None:
@@ -157,6 +158,8 @@ def test_outputs_index_the_classes(architecture: dict[str, Any]) -> None:
         {"family": "resnet", "style": "other"},
         {"family": "resnet", "style": ["cifar"]},
         {"family": "resnet", "widths": [16, 33, 64]},
+        {"family": "resnet", "expansion": 3},
+        {"family": "resnet", "expansion": 4, "shortcut": "pad"},
         {"family": "resnet", "classes": "10"},
         {"family": "vit", "image": 30, "patch": 16},
         {"family": "vit", "activation": "x"},

@@ -89,12 +89,18 @@ def test_what_is_not_sure_is_not_said(unknown: Shapes) -> None:
     assert infer(unknown) is None
 
 
+FIFTY = {"family": "resnet", "blocks": [2, 1, 1, 1], "widths": [4, 8, 8, 12], "expansion": 4}
 RESNETS: dict[str, dict[str, Any]] = {
     "20": {"family": "resnet", "prefix": "module."},
     "32": {"family": "resnet", "blocks": [5, 5, 5], "prefix": "module."},
     "20-conv": {"family": "resnet", "shortcut": "conv", "classes": 100},
     "18": {"family": "resnet", "style": "torchvision", "blocks": [2, 2, 2, 2], "widths": [64, 128, 256, 512]},
     "18-cifar": {"family": "resnet", "shortcut": "conv", "blocks": [2, 2, 2, 2], "widths": [8, 16, 32, 64]},
+    "50": {**FIFTY, "style": "torchvision"},
+    "50-deep": {**FIFTY, "style": "torchvision", "stem": "deep", "shortcut": "pool"},
+    "50-cifar": FIFTY,
+    "50-wide": {**FIFTY, "style": "torchvision", "expansion": 2, "norm": False},
+    "18-pool": {**FIFTY, "style": "torchvision", "expansion": None, "shortcut": "pool"},
     "grey": {"family": "resnet", "channels": 1, "norm": False},
 }
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from zoo.architectures import Architecture, UnitGroup, register_family
+from zoo.architectures import Architecture, Gauge, UnitGroup, register_family
 from zoo.errors import UsageError
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "gelu": nn.GELU}
@@ -106,20 +106,18 @@ class CNN:
         """Return one group a convolution (its channels) and one a hidden linear layer.
 
         The channels of the last convolution reach the first linear layer as blocks of columns. Max-pooling keeps no
-        sign, so signs are free only where nothing is pooled.
+        sign, so signs are free only where nothing is pooled; it keeps positive factors, which are free behind a ReLU.
         """
         f = fields(architecture)
         names = [f"convs.{i}" for i in range(len(f.channels))] + [f"linears.{i}" for i in range(len(f.hidden) + 1)]
         pooled = [p > 1 for p in f.pool] + [False] * len(f.hidden)
         sizes = (*f.channels, *f.hidden)
-        return tuple(
-            UnitGroup(
-                ((f"{names[i]}.weight", 0), (f"{names[i]}.bias", 0), (f"{names[i + 1]}.weight", 1)),
-                size,
-                f.activation in ODD and not pooled[i],
-            )
-            for i, size in enumerate(sizes)
-        )
+        groups = []
+        for i, size in enumerate(sizes):
+            up, down = ((f"{names[i]}.weight", 0), (f"{names[i]}.bias", 0)), ((f"{names[i + 1]}.weight", 1),)
+            gauges = (Gauge(up, down, True),) if f.activation == "relu" else ()
+            groups.append(UnitGroup(up + down, size, f.activation in ODD and not pooled[i], gauges=gauges))
+        return tuple(groups)
 
     @staticmethod
     def outputs(architecture: Architecture) -> UnitGroup:

@@ -1,4 +1,4 @@
-"""Residual networks of basic blocks (He et al. 2016, arXiv 1512.03385): those for CIFAR and those of torchvision."""
+"""Residual networks (He et al. 2016, arXiv 1512.03385): those for CIFAR, and those of torchvision and timm."""
 
 from __future__ import annotations
 
@@ -30,9 +30,11 @@ PREFIXES = ("", "module.")
 class ResNet:
     """``{"family": "resnet", "style": "cifar", "blocks": [3, 3, 3], "widths": [16, 32, 64], "classes": 10}``.
 
-    Further fields: ``style`` (``cifar`` or ``torchvision``: names, and the stem), ``shortcut`` where the width changes
-    (``conv``, or ``pad`` with zeros on both sides, the option A of the paper), ``norm`` (batch norm, or biases
-    instead), ``activation`` (null if not known), ``stem`` (kernel of the first layer), ``channels`` of the input,
+    Further fields: ``style`` (``cifar``, or ``torchvision``, whose names timm has too: names, and the stem),
+    ``expansion`` (null for basic blocks; for bottlenecks how much wider the stream is than ``widths``, mostly 4),
+    ``shortcut`` where the width changes (``conv``; ``pool``, an average pool and a convolution; ``pad`` with zeros on
+    both sides, the option A of the paper), ``norm`` (batch norm, or biases instead), ``activation`` (null if not
+    known), ``stem`` (kernel of the first layer, or ``deep`` for three layers of 3), ``channels`` of the input,
     ``prefix`` (``module.``).
     """
 
@@ -62,18 +64,21 @@ class ResNet:
     def describe(architecture: Architecture) -> str:
         """Return a phrase such as ``ResNet-20 of widths 16-32-64``."""
         fields = _fields(architecture)
-        return f"ResNet-{2 * sum(fields['blocks']) + 2} of widths {'-'.join(map(str, fields['widths']))}"
+        depth = (3 if fields["expansion"] else 2) * sum(fields["blocks"]) + 2
+        return f"ResNet-{depth} of widths {'-'.join(map(str, fields['widths']))}"
 
 
 def _fields(architecture: Architecture) -> dict[str, Any]:
+    cifar = architecture.get("style", "cifar") == "cifar"
     found: dict[str, Any] = {
         "blocks": [3, 3, 3],
         "widths": [16, 32, 64],
         "style": "cifar",
-        "shortcut": "pad" if architecture.get("style", "cifar") == "cifar" else "conv",
+        "expansion": None,
+        "shortcut": "pad" if cifar and architecture.get("expansion") is None else "conv",
         "norm": True,
         "activation": "relu",
-        "stem": 3 if architecture.get("style", "cifar") == "cifar" else 7,
+        "stem": 3 if cifar else 7,
         "prefix": "",
     }
     found |= {key: value for key, value in architecture.items() if key != "family"}
@@ -85,14 +90,17 @@ def _fields(architecture: Architecture) -> dict[str, Any]:
             raise UsageError(f"a ResNet cannot have blocks {blocks!r} of widths {widths!r}", "give one of each a stage")
     for key, choices in (
         ("style", STYLES),
-        ("shortcut", ("pad", "conv")),
+        ("expansion", (None, 1, 2, 4, 8)),
+        ("shortcut", ("conv", "pool", "pad")),
         ("activation", ACTIVATIONS),
         ("prefix", PREFIXES),
         ("norm", (True, False)),
-        ("stem", (1, 3, 5, 7)),
+        ("stem", (1, 3, 5, 7, "deep")),
     ):
         if isinstance(found[key], list | dict) or found[key] not in choices:
             raise UsageError(f"{key} of the ResNet is {found[key]!r}", f"known: {', '.join(map(repr, choices))}")
+    if found["shortcut"] == "pad" and found["expansion"] is not None:
+        raise UsageError("bottlenecks have no padded shortcuts", 'use shortcut "conv"')
     if found["shortcut"] == "pad" and any(b < a or (b - a) % 2 for a, b in itertools.pairwise(widths)):
         raise UsageError(f"widths {widths} cannot be padded evenly", 'use shortcut "conv"')
     return found
@@ -131,8 +139,7 @@ class _ResNet(nn.Module):
     def __init__(self, fields: Mapping[str, Any]) -> None:
         super().__init__()
         blocks, widths, large = fields["blocks"], fields["widths"], fields["style"] == "torchvision"
-        kernel, stride = fields["stem"], 2 if large else 1
-        self.conv1 = nn.Conv2d(fields["channels"], widths[0], kernel, stride, kernel // 2, bias=not fields["norm"])
+        self.conv1 = _stem(fields, widths[0], 2 if large else 1)
         self.bn1 = nn.BatchNorm2d(widths[0]) if fields["norm"] else nn.Identity()
         self.act = ACTIVATIONS[fields["activation"]]()
         self.pool = nn.MaxPool2d(3, 2, 1) if large else nn.Identity()
@@ -140,9 +147,10 @@ class _ResNet(nn.Module):
         before = widths[0]
         for i, (name, count, width) in enumerate(zip(self.stages, blocks, widths, strict=True)):
             made = []
+            after = width * (fields["expansion"] or 1)
             for j in range(count):
-                made.append(_Block(before, width, 2 if i > 0 and j == 0 else 1, fields))
-                before = width
+                made.append(_Block(before, width, after, 2 if i > 0 and j == 0 else 1, fields))
+                before = after
             self.add_module(name, nn.Sequential(*made))
         self.head = STYLES[fields["style"]][1]
         self.add_module(self.head, nn.Linear(before, fields["classes"]))
@@ -154,25 +162,50 @@ class _ResNet(nn.Module):
         return getattr(self, self.head)(F.adaptive_avg_pool2d(h, 1).flatten(1))
 
 
+def _stem(fields: Mapping[str, Any], width: int, stride: int) -> nn.Module:
+    kernel, biased = fields["stem"], not fields["norm"]
+    if kernel != "deep":
+        return nn.Conv2d(fields["channels"], width, kernel, stride, kernel // 2, bias=biased)
+    half, layers, before = max(1, width // 2), [], fields["channels"]
+    for after, step in ((half, stride), (half, 1)):
+        norm = nn.BatchNorm2d(after) if fields["norm"] else nn.Identity()
+        layers += [nn.Conv2d(before, after, 3, step, 1, bias=biased), norm, ACTIVATIONS[fields["activation"]]()]
+        before = after
+    return nn.Sequential(*layers, nn.Conv2d(before, width, 3, 1, 1, bias=biased))
+
+
 class _Block(nn.Module):
-    def __init__(self, before: int, width: int, stride: int, fields: Mapping[str, Any]) -> None:
+    """A basic block of two convolutions, or a bottleneck of three, the middle one with the stride."""
+
+    def __init__(self, before: int, width: int, after: int, stride: int, fields: Mapping[str, Any]) -> None:
         super().__init__()
         biased = not fields["norm"]
         norm = nn.BatchNorm2d if fields["norm"] else lambda _: nn.Identity()
-        self.conv1, self.bn1 = nn.Conv2d(before, width, 3, stride, 1, bias=biased), norm(width)
-        self.conv2, self.bn2 = nn.Conv2d(width, width, 3, 1, 1, bias=biased), norm(width)
+        self.narrow = fields["expansion"] is not None
+        if self.narrow:
+            self.conv1, self.bn1 = nn.Conv2d(before, width, 1, bias=biased), norm(width)
+            self.conv2, self.bn2 = nn.Conv2d(width, width, 3, stride, 1, bias=biased), norm(width)
+            self.conv3, self.bn3 = nn.Conv2d(width, after, 1, bias=biased), norm(after)
+        else:
+            self.conv1, self.bn1 = nn.Conv2d(before, width, 3, stride, 1, bias=biased), norm(width)
+            self.conv2, self.bn2 = nn.Conv2d(width, width, 3, 1, 1, bias=biased), norm(width)
         self.act = ACTIVATIONS[fields["activation"]]()
         self.way = STYLES[fields["style"]][0]
         way: nn.Module = nn.Identity()
-        if stride > 1 or before != width:
+        if stride > 1 or before != after:
             if fields["shortcut"] == "conv":
-                way = nn.Sequential(nn.Conv2d(before, width, 1, stride, bias=biased), norm(width))
+                way = nn.Sequential(nn.Conv2d(before, after, 1, stride, bias=biased), norm(after))
+            elif fields["shortcut"] == "pool":
+                pool = nn.AvgPool2d(2, 2, ceil_mode=True) if stride > 1 else nn.Identity()
+                way = nn.Sequential(pool, nn.Conv2d(before, after, 1, bias=biased), norm(after))
             else:
-                way = _Pad(stride, (width - before) // 2)
+                way = _Pad(stride, (after - before) // 2)
         self.add_module(self.way, way)
 
     def forward(self, x):
         h = self.bn2(self.conv2(self.act(self.bn1(self.conv1(x)))))
+        if self.narrow:
+            h = self.bn3(self.conv3(self.act(h)))
         return self.act(h + getattr(self, self.way)(x))
 
 
