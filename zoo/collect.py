@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from zoo import kinds, unpickle
+from zoo import kinds, scratch, unpickle
 from zoo.entry import Entry
 from zoo.errors import BadArtefact, UsageError, WeightgenError
 from zoo.kinds import Found
@@ -141,6 +140,7 @@ class _Run:
         self._stack.close()
 
     def _sweep(self) -> None:
+        scratch.sweep()
         if isinstance(self._zoo, Zoo) and not self._dry_run:
             self._zoo.sweep()
 
@@ -148,8 +148,7 @@ class _Run:
         """Read one item, or all that an archive holds; commit when enough is waiting."""
         if is_archive(item):
             try:
-                folder = tempfile.TemporaryDirectory(prefix="weightgen-")
-                inner = unpacked(item, Path(self._folders.enter_context(folder)))
+                inner = unpacked(item, Path(self._folders.enter_context(scratch.folder())))
             except (WeightgenError, OSError) as error:
                 self._refuse(item, error)
             else:

@@ -196,12 +196,13 @@ class Store:
         result = []
         for path in sorted(self.temporary.iterdir()) if self.temporary.is_dir() else []:
             owner, _, process = path.name.partition("@")[0].rpartition("-")
-            if not process.isdigit() or (owner == host and not _alive(int(process))):
+            if not process.isdigit() or (owner == host and not is_alive(int(process))):
                 result.append(path)
         return result
 
 
-def _alive(process: int) -> bool:
+def is_alive(process: int) -> bool:
+    """Whether a process of this machine still runs."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:

@@ -19,7 +19,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo import safefile
+from zoo import safefile, scratch
 from zoo.errors import BadArtefact, WeightgenError
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ class Worker:
         search = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
         environment = {**os.environ, "PYTHONPATH": search, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
         self._owner = os.getpid()
-        self._folder = tempfile.TemporaryDirectory(prefix="weightgen-")
+        self._folder = scratch.folder()
         try:
             with (Path(self._folder.name) / "stderr").open("wb") as errors:
                 self._process = subprocess.Popen(

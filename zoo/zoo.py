@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zoo import scratch
 from zoo.catalog import FILE, FILTERS, Catalog
 from zoo.entry import Entry, check_entry, check_split
 from zoo.errors import BadArtefact, UsageError
@@ -388,7 +389,11 @@ class Zoo:
         return len(orphans)
 
     def verify(self) -> list[str]:
-        """Read everything again and say what is wrong: an empty list means that every byte is as it was written."""
+        """Read everything again and say what is wrong: an empty list means that every byte is as it was written.
+
+        Folders that killed collectors left in the temporary folder of the system are removed.
+        """
+        scratch.sweep()
         return find_problems(self._catalog, self.store)
 
 
