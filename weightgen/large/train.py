@@ -24,7 +24,7 @@ SAVE_EVERY = 100
 ENCODE_BATCH = 512
 WARM_UP = 0.1
 
-Latents = dict[str, Float[Tensor, "n t c"]]
+Latents = dict[str, Float[Tensor, "_ t c"]]
 
 
 def make_model(config: ExploreConfig, chunks: ChunkSet) -> ChunkModel:
@@ -86,7 +86,7 @@ def trained_model(
     return model.requires_grad_(False).eval()
 
 
-def _pick(chunks: ChunkSet, count: int, generator: torch.Generator) -> list[tuple[Matrix, Int[Tensor, " b"]]]:
+def _pick(chunks: ChunkSet, count: int, generator: torch.Generator) -> list[tuple[Matrix, Int[Tensor, " _"]]]:
     """Random chunks, those of one matrix together."""
     which = torch.randint(len(chunks), (count,), generator=generator)
     picked, start = [], 0
@@ -99,7 +99,7 @@ def _pick(chunks: ChunkSet, count: int, generator: torch.Generator) -> list[tupl
 
 
 def neighbours(
-    picked: Sequence[tuple[Matrix, Int[Tensor, " b"]]], latents: Latents
+    picked: Sequence[tuple[Matrix, Int[Tensor, " _"]]], latents: Latents
 ) -> tuple[Float[Tensor, "b 4 t c"], Tensor]:
     """Latents of the chunks around some chunks, and where there are any."""
     near = [latents[matrix.name][matrix.near[which].clamp(min=0)] for matrix, which in picked]
