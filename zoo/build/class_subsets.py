@@ -10,16 +10,15 @@ import itertools
 from collections.abc import Iterator, Sequence
 from typing import Literal, Self
 
-import torch
 from pydantic import Field, model_validator
 
 from zoo.architectures import Architecture
+from zoo.build.per_task import unstacked
 from zoo.build.registry import Data, Member, MemberName, Recipe, register_recipe
 from zoo.build.sources import LabelledData, load_source
 from zoo.build.vectorised import TrainingConfig, accuracies, train_many
 from zoo.config import StrictConfig
 from zoo.errors import UsageError
-from zoo.kinds.dense import from_state_dict
 from zoo.seeds import seed_of
 from zoo.split import split_tasks
 from zoo.tasks import TRAIN, VAL, TaskData
@@ -142,14 +141,8 @@ class ClassSubsets(Recipe):
             )
             for label, p in (("train", TRAIN), ("val", VAL))
         }
-        for i, (lineage, name) in enumerate(members):
-            state = {key: value[i].clone() for key, value in stacked.items()}
-            metrics = {key: round(value[i].item(), 6) for key, value in scores.items()}
-            if not all(bool(torch.isfinite(t).all()) for t in state.values()):
-                yield Member(lineage, self._tasks[name], None, metrics, "training diverged (non-finite weights)")
-            else:
-                weights = from_state_dict(state, architecture=self.architecture)
-                yield Member(lineage, self._tasks[name], weights, metrics, None)
+        tasks, lineages = [self._tasks[name] for _, name in members], [lineage for lineage, _ in members]
+        return unstacked(tasks, lineages, stacked, scores, self.architecture)
 
     def _steps(self) -> int:
         """Updates of every member: epochs over the mean size of a task, the same for all."""

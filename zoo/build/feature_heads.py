@@ -11,26 +11,23 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from jaxtyping import Int
 from pydantic import Field
 from torch import Tensor
 
 from zoo.architectures import Architecture
 from zoo.build.encoder import EncoderConfig, TextEncoder
-from zoo.build.holdout import HoldoutConfig, assign
+from zoo.build.holdout import HoldoutConfig
 from zoo.build.images import load_all
-from zoo.build.registry import Data, Member, MemberName, Recipe, register_recipe
+from zoo.build.per_task import PerTask, by_task, unstacked
+from zoo.build.registry import Member, MemberName, register_recipe
 from zoo.build.sources import LabelledData
 from zoo.build.text_tasks import TextTask, load_text_tasks
 from zoo.build.vectorised import TrainingConfig, accuracies, train_many
 from zoo.config import StrictConfig
 from zoo.errors import UsageError
-from zoo.kinds.dense import from_state_dict
 from zoo.seeds import seed_of
 from zoo.tasks import TRAIN, VAL, TaskData
-from zoo.threads import torch_threads
-from zoo.types import Task
 
 
 class FeaturesConfig(StrictConfig):
@@ -105,55 +102,31 @@ class Features:
 
 
 @register_recipe("feature_heads", FeatureHeadsConfig)
-class FeatureHeads(Recipe):
+class FeatureHeads(PerTask):
     """Independently initialised heads on each of some tasks."""
 
     def __init__(self, config: FeatureHeadsConfig) -> None:
         self.config = config
         data, seed = config.data, seed_of(config.seed, "examples") % 2**32
-        self._data: dict[str, LabelledData | Features]
+        found: Sequence[LabelledData | Features]
         if data.encoder is None:
             found = load_all(data.sources, data.validation, data.test, seed, None)
             if wrong := [d for d in found if d.x.ndim != 2]:
                 shape = list(wrong[0].x.shape)
                 raise UsageError(f"{wrong[0].name} has inputs of shape {shape}", "give features [examples, features]")
-            self._data = {d.name: d for d in found}
         else:
             texts, encoder = load_text_tasks(data.sources, data.validation, seed), TextEncoder(data.encoder)
-            self._data = {task.name: Features(task, encoder) for task in texts}
-        splits = assign(list(self._data), config.tasks, seed_of(config.seed, "tasks"))
-        self._tasks = {
-            name: Task(name, d.description, name, tuple(range(len(d.class_names))), d.class_names, splits[name])
-            for name, d in self._data.items()
-        }
-
-    def datasets(self) -> Sequence[Data]:
-        """Features of all tasks."""
-        return list(self._data.values())
-
-    def tasks(self) -> Sequence[Task]:
-        """One task a source."""
-        return list(self._tasks.values())
-
-    def members(self) -> Sequence[MemberName]:
-        """Pairs of lineage and task: ``<task>/seed<k>``."""
-        return [(f"{name}/seed{k}", name) for name in self._tasks for k in range(self.config.members_per_task)]
-
-    def groups(self, size: int) -> list[Sequence[MemberName]]:
-        """All members of one task together."""
-        per, members = self.config.members_per_task, self.members()
-        return [members[start : start + per] for start in range(0, len(members), per)]
+            found = [Features(task, encoder) for task in texts]
+        self._examples = {d.name: d for d in found}
+        super().__init__(found, config.tasks, config.members_per_task, config.seed)
 
     def train(self, members: Sequence[MemberName]) -> Iterator[Member]:
         """Train the given members, those of one task together."""
-        for name in dict.fromkeys(task for _, task in members):
-            tensors = self._data[name].tensors()
-            with torch_threads(1):
-                trained = list(self._train_on(name, tensors, [lineage for lineage, task in members if task == name]))
-            yield from trained
+        return by_task(members, self._train_on)
 
-    def _train_on(self, name: str, tensors: dict[str, Tensor], lineages: Sequence[str]) -> Iterator[Member]:
-        data, count = self._data[name], len(lineages)
+    def _train_on(self, name: str, lineages: Sequence[str]) -> Iterator[Member]:
+        data, count = self._examples[name], len(lineages)
+        tensors = data.tensors()
         view = TaskData.select(tensors, range(len(data.class_names)))
         sizes = [tensors["x"].shape[1], *self.config.head.hidden, len(data.class_names)]
         architecture: Architecture = {"family": "mlp", "sizes": sizes, "activation": self.config.head.activation}
@@ -164,11 +137,5 @@ class FeatureHeads(Recipe):
             "train_accuracy": accuracies(architecture, stacked, [x] * count, [y] * count),
             "val_accuracy": accuracies(architecture, stacked, [val_x] * count, [val_y] * count),
         }
-        for i, lineage in enumerate(lineages):
-            state = {key: value[i].clone() for key, value in stacked.items()}
-            metrics = {key: round(value[i].item(), 6) for key, value in scores.items()}
-            if not all(bool(torch.isfinite(t).all()) for t in state.values()):
-                yield Member(lineage, self._tasks[name], None, metrics, "training diverged (non-finite weights)")
-            else:
-                weights = from_state_dict(state, architecture=architecture)
-                yield Member(lineage, self._tasks[name], weights, metrics, None)
+        base = data.encoder.base_model if isinstance(data, Features) else None
+        return unstacked([self.task_of[name]] * count, lineages, stacked, scores, architecture, base)

@@ -10,16 +10,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
-import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from zoo import formats
 from zoo.architectures import Architecture, family
 from zoo.build.encoder import EncoderConfig
-from zoo.build.holdout import HoldoutConfig, assign
+from zoo.build.holdout import HoldoutConfig
 from zoo.build.image_classifiers import ImagesConfig
 from zoo.build.images import load_all
+from zoo.build.per_task import PerTask, by_task, unstacked
 from zoo.build.registry import Data, Member, MemberName, Recipe, register_recipe
 from zoo.build.text_recipe import TextRecipe, TextsConfig
 from zoo.build.text_training import TextTrainingConfig
@@ -29,7 +29,6 @@ from zoo.errors import UsageError
 from zoo.kinds.dense import from_state_dict
 from zoo.seeds import seed_of
 from zoo.tasks import TRAIN, VAL, TaskData
-from zoo.threads import torch_threads
 from zoo.types import Task, Weights
 
 
@@ -87,22 +86,19 @@ class _Encoders(TextRecipe):
         return from_state_dict(state, base_model=self.encoder.base_model), {}
 
 
-class _Networks(Recipe):
+class _Networks(PerTask):
     def __init__(self, config: FullFinetuneConfig, network: NetworkFinetuneConfig) -> None:
         self.config, self.network = config, network
         data, seed = network.data, seed_of(config.seed, "examples") % 2**32
-        self._data = {d.name: d for d in load_all(data.sources, data.validation, data.test, seed, data.size)}
-        splits = assign(list(self._data), config.tasks, seed_of(config.seed, "tasks"))
+        found = load_all(data.sources, data.validation, data.test, seed, data.size)
         outputs = family(self.architecture).outputs(self.architecture).size
-        self._tasks = {}
-        for name, d in self._data.items():
-            if len(d.class_names) != outputs:
-                raise UsageError(
-                    f"the network has {outputs} outputs, {name} has {len(d.class_names)} classes",
-                    "fine-tune on data sets of as many classes",
-                )
-            classes = tuple(range(outputs))
-            self._tasks[name] = Task(name, d.description, name, classes, d.class_names, splits[name])
+        if wrong := [d for d in found if len(d.class_names) != outputs]:
+            raise UsageError(
+                f"the network has {outputs} outputs, {wrong[0].name} has {len(wrong[0].class_names)} classes",
+                "fine-tune on data sets of as many classes",
+            )
+        self._images = {d.name: d for d in found}
+        super().__init__(found, config.tasks, config.members_per_task, config.seed)
 
     @property
     def architecture(self) -> Architecture:
@@ -119,41 +115,19 @@ class _Networks(Recipe):
             raise UsageError(f"{self.network.initial} does not fit network.architecture", "give its own architecture")
         return {name: found[name].float() for name in expected}
 
-    def datasets(self) -> Sequence[Data]:
-        return list(self._data.values())
-
-    def tasks(self) -> Sequence[Task]:
-        return list(self._tasks.values())
-
-    def members(self) -> Sequence[MemberName]:
-        return [(f"{name}/seed{k}", name) for name in self._tasks for k in range(self.config.members_per_task)]
-
-    def groups(self, size: int) -> list[Sequence[MemberName]]:
-        per, members = self.config.members_per_task, self.members()
-        return [members[start : start + per] for start in range(0, len(members), per)]
-
     def train(self, members: Sequence[MemberName]) -> Iterator[Member]:
-        for name in dict.fromkeys(task for _, task in members):
-            with torch_threads(1):
-                trained = list(self._train_on(name, [lineage for lineage, task in members if task == name]))
-            yield from trained
+        return by_task(members, self._train_on)
 
     def _train_on(self, name: str, lineages: Sequence[str]) -> Iterator[Member]:
-        data, count, network = self._data[name], len(lineages), self.network
+        data, count, network = self._images[name], len(lineages), self.network
         view = TaskData.select(data.tensors(), range(len(data.class_names)))
         (x, y), (val_x, val_y) = view.stored(TRAIN), view.stored(VAL)
         seeds = [seed_of(self.config.seed, lineage) for lineage in lineages]
         stacked = train_many(
             self.architecture, [x] * count, [y] * count, seeds, network.training, initial=self._initial
         )
-        scores = accuracies(self.architecture, stacked, [val_x] * count, [val_y] * count)
-        for i, lineage in enumerate(lineages):
-            state = {key: value[i].clone() for key, value in stacked.items()}
-            if not all(bool(torch.isfinite(t).all()) for t in state.values()):
-                yield Member(lineage, self._tasks[name], None, {}, "training diverged (non-finite weights)")
-                continue
-            weights = from_state_dict(state, architecture=self.architecture)
-            yield Member(lineage, self._tasks[name], weights, {"val_accuracy": round(scores[i].item(), 6)}, None)
+        scores = {"val_accuracy": accuracies(self.architecture, stacked, [val_x] * count, [val_y] * count)}
+        return unstacked([self.task_of[name]] * count, lineages, stacked, scores, self.architecture)
 
 
 @register_recipe("full_finetune", FullFinetuneConfig)

@@ -16,17 +16,14 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from zoo.architectures import Architecture, family
-from zoo.build.holdout import HoldoutConfig, assign
+from zoo.build.holdout import HoldoutConfig
 from zoo.build.images import load_all
-from zoo.build.registry import Data, Member, MemberName, Recipe, register_recipe
-from zoo.build.sources import LabelledData
+from zoo.build.per_task import PerTask, by_task, unstacked
+from zoo.build.registry import Member, MemberName, register_recipe
 from zoo.build.vectorised import Sampled, TrainingConfig, accuracies, train_stages
 from zoo.config import StrictConfig
-from zoo.kinds.dense import from_state_dict
 from zoo.seeds import seed_of
 from zoo.tasks import TRAIN, VAL, TaskData
-from zoo.threads import torch_threads
-from zoo.types import Task
 
 Range = tuple[float, float]
 
@@ -87,56 +84,32 @@ class ImageClassifiersConfig(StrictConfig):
 
 
 @register_recipe("image_classifiers", ImageClassifiersConfig)
-class ImageClassifiers(Recipe):
+class ImageClassifiers(PerTask):
     """Independently initialised networks on each of some data sets; a task is one data set with all its classes."""
 
     def __init__(self, config: ImageClassifiersConfig) -> None:
         self.config = config
         data, seed = config.data, seed_of(config.seed, "examples") % 2**32
-        self._data = {d.name: d for d in load_all(data.sources, data.validation, data.test, seed, data.size)}
-        splits = assign(list(self._data), config.tasks, seed_of(config.seed, "tasks"))
-        self._tasks = {
-            name: Task(name, d.description, name, tuple(range(len(d.class_names))), d.class_names, splits[name])
-            for name, d in self._data.items()
-        }
-        for name in self._data:
+        found = load_all(data.sources, data.validation, data.test, seed, data.size)
+        self._images = {d.name: d for d in found}
+        super().__init__(found, config.tasks, config.members_per_task, config.seed, config.group)
+        for name in self._images:
             family(self.architecture(name)).groups(self.architecture(name))  # images of this size fit
 
     def architecture(self, name: str) -> Architecture:
         """The network for a data set."""
-        data = self._data[name]
+        data = self._images[name]
         shape = list(data.x.shape[1:])
         shape = [1, *shape] if len(shape) == 2 else shape
         return {"family": "cnn", "input": shape, **dict(self.config.network), "classes": len(data.class_names)}
 
-    def datasets(self) -> Sequence[Data]:
-        """All data sets."""
-        return list(self._data.values())
-
-    def tasks(self) -> Sequence[Task]:
-        """One task a data set."""
-        return list(self._tasks.values())
-
-    def members(self) -> Sequence[MemberName]:
-        """Pairs of lineage and task: ``<task>/seed<k>``."""
-        return [(f"{name}/seed{k}", name) for name in self._tasks for k in range(self.config.members_per_task)]
-
-    def groups(self, size: int) -> list[Sequence[MemberName]]:
-        """Groups within one data set."""
-        per, members, group = self.config.members_per_task, self.members(), self.config.group
-        starts = [start for first in range(0, len(members), per) for start in range(first, first + per, group)]
-        return [members[s : min(s + group, (s // per + 1) * per)] for s in starts]
-
     def train(self, members: Sequence[MemberName]) -> Iterator[Member]:
         """Train the given members, those of one data set together."""
-        for name in dict.fromkeys(task for _, task in members):
-            with torch_threads(1):  # threads wait for each other more than they help; use more processes
-                trained = list(self._train_on(self._data[name], [lineage for lineage, task in members if task == name]))
-            yield from trained
+        return by_task(members, self._train_on)
 
-    def _train_on(self, data: LabelledData, lineages: Sequence[str]) -> Iterator[Member]:
-        config, architecture = self.config.training, self.architecture(data.name)
-        (x, y), val = self._parts(data.name)
+    def _train_on(self, name: str, lineages: Sequence[str]) -> Iterator[Member]:
+        config, architecture = self.config.training, self.architecture(name)
+        (x, y), val = self._parts(name)
         per_epoch = max(1, round(len(y) / config.batch_size))
         sampled, count = self._sample(lineages), len(lineages)
         stages = train_stages(
@@ -148,7 +121,7 @@ class ImageClassifiers(Recipe):
             total=config.epochs * per_epoch,
             keep=[epoch * per_epoch for epoch in self.config.keep_epochs],
             sampled=sampled,
-            common_order=seed_of(self.config.seed, "batches", data.name) if self.config.same_batches else None,
+            common_order=seed_of(self.config.seed, "batches", name) if self.config.same_batches else None,
         )
         some = (x[: len(val[1])], y[: len(val[1])])
         for step, stacked in stages:
@@ -159,23 +132,12 @@ class ImageClassifiers(Recipe):
                 "lr": sampled.lr,
                 "weight_decay": sampled.weight_decay,
             }
-            for i, lineage in enumerate(lineages):
-                state = {key: value[i].clone() for key, value in stacked.items()}
-                metrics = {key: round(value[i].item(), 9) for key, value in scores.items()}
-                yield self._member(data.name, lineage, state, metrics, architecture)
-
-    def _member(
-        self, name: str, lineage: str, state: dict[str, Tensor], metrics: dict[str, float], architecture: Architecture
-    ) -> Member:
-        if not all(bool(torch.isfinite(t).all()) for t in state.values()):
-            return Member(lineage, self._tasks[name], None, metrics, "training diverged (non-finite weights)")
-        weights = from_state_dict(state, architecture=architecture)
-        return Member(lineage, self._tasks[name], weights, metrics, None)
+            yield from unstacked([self.task_of[name]] * count, lineages, stacked, scores, architecture)
 
     @functools.lru_cache(maxsize=1)  # noqa: B019 - one recipe a build
     def _parts(self, name: str) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
         """Training and validation examples of a data set, as they are stored."""
-        data = self._data[name]
+        data = self._images[name]
         view = TaskData.select(data.tensors(), range(len(data.class_names)))
         return view.stored(TRAIN), view.stored(VAL)
 

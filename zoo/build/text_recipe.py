@@ -11,13 +11,14 @@ from pydantic import Field
 from torch import nn
 
 from zoo.build.encoder import EncoderConfig, TextEncoder
-from zoo.build.holdout import HoldoutConfig, assign
-from zoo.build.registry import Data, Member, MemberName, Recipe
-from zoo.build.text_tasks import TextTask, load_text_tasks
+from zoo.build.holdout import HoldoutConfig
+from zoo.build.per_task import DIVERGED, PerTask
+from zoo.build.registry import Member, MemberName
+from zoo.build.text_tasks import load_text_tasks
 from zoo.build.text_training import TextTrainingConfig, finetune, text_scores
 from zoo.config import StrictConfig
 from zoo.seeds import seed_of
-from zoo.types import Task, Weights
+from zoo.types import Weights
 
 
 class TextsConfig(StrictConfig):
@@ -27,12 +28,7 @@ class TextsConfig(StrictConfig):
     validation: float = Field(default=0.15, gt=0, lt=1)
 
 
-def task_of(data: TextTask, split: str) -> Task:
-    """The task of a zoo for a text task: its labels are the classes."""
-    return Task(data.name, data.description, data.name, tuple(range(len(data.label_names))), data.label_names, split)
-
-
-class TextRecipe(Recipe):
+class TextRecipe(PerTask):
     """Members are an encoder, or a part of one, fine-tuned on one task each; one after the other."""
 
     def __init__(
@@ -44,32 +40,15 @@ class TextRecipe(Recipe):
         members_per_task: int,
         seed: int,
     ) -> None:
-        self.training, self.seed, self.per_task, self.encoder_config = training, seed, members_per_task, encoder
+        self.training, self.seed, self.encoder_config = training, seed, encoder
         found = load_text_tasks(data.sources, data.validation, seed_of(seed, "examples") % 2**32)
         self.texts = {task.name: task for task in found}
-        splits = assign(list(self.texts), tasks, seed_of(seed, "tasks"))
-        self._tasks = {name: task_of(task, splits[name]) for name, task in self.texts.items()}
+        super().__init__(found, tasks, members_per_task, seed, group=1)  # each is stored as soon as it is trained
 
     @functools.cached_property
     def encoder(self) -> TextEncoder:
         """The encoder, loaded when the first member is trained."""
         return TextEncoder(self.encoder_config)
-
-    def datasets(self) -> Sequence[Data]:
-        """All text tasks."""
-        return list(self.texts.values())
-
-    def tasks(self) -> Sequence[Task]:
-        """One task a text task."""
-        return list(self._tasks.values())
-
-    def members(self) -> Sequence[MemberName]:
-        """Pairs of lineage and task: ``<task>/seed<k>``."""
-        return [(f"{name}/seed{k}", name) for name in self._tasks for k in range(self.per_task)]
-
-    def groups(self, size: int) -> list[Sequence[MemberName]]:
-        """One by one: each is stored as soon as it is trained."""
-        return [[member] for member in self.members()]
 
     def train(self, members: Sequence[MemberName]) -> Iterator[Member]:
         """Train the members one after the other."""
@@ -81,10 +60,10 @@ class TextRecipe(Recipe):
             scores = {f"val_{key}": value for key, value in text_scores(self.encoder, text).items()}
             metrics = {k: round(v, 6) for k, v in {**scores, **before, "train_loss": loss}.items()}
             if not all(bool(torch.isfinite(p).all()) for p in parameters):
-                yield Member(lineage, self._tasks[name], None, {}, "training diverged (non-finite weights)")
+                yield Member(lineage, self.task_of[name], None, {}, DIVERGED)
                 continue
             weights, extra = self.result()
-            yield Member(lineage, self._tasks[name], weights, metrics, None, extra)
+            yield Member(lineage, self.task_of[name], weights, metrics, None, extra)
 
     @functools.lru_cache(maxsize=1)  # noqa: B019 - members of one task follow each other
     def _as_it_is(self, name: str) -> dict[str, float]:

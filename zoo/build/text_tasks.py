@@ -49,6 +49,11 @@ class TextTask:
     y: Int[Tensor, " n"]
     part: Int[Tensor, " n"]
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The labels, which are the classes of the task."""
+        return self.label_names
+
     def tensors(self) -> dict[str, Tensor]:
         """What the zoo stores: the texts packed by ``zoo.texts``, those of the labels under ``label``."""
         return {**pack(self.texts), **pack(self.label_texts, "label"), "y": self.y, "part": self.part}
