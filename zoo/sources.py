@@ -61,13 +61,17 @@ def find(source: str | Path) -> list[Item]:
         BadArtefact: if a folder holds no weights.
     """
     path, text = Path(source), str(source)
+    if not text.strip():
+        raise UsageError("a source is empty", "give a file, a folder, an archive, or a Hub id such as org/name")
     if path.is_dir():
         if items := list(scan(path, path.resolve())):
             return items
         raise BadArtefact(f"{path} holds no weights", "give a folder with weight files or adapters")
     if path.is_file():
         return [Item(path, path.parent.resolve())]
-    if path.exists() or not HUB_ID.match(text) or path.suffix in (".safetensors", *formats.TORCH_SUFFIXES):
+    if os.path.lexists(path):
+        raise UsageError(f"{text} is neither a file nor a folder", "give what it stands for")
+    if not HUB_ID.match(text) or path.suffix in (".safetensors", *formats.TORCH_SUFFIXES):
         raise UsageError(f"{text} does not exist", "give a file, a folder, an archive, or a Hub id such as org/name")
     try:
         snapshot = download(text)
@@ -165,21 +169,31 @@ def scan(folder: Path, root: Path) -> Iterator[Item]:
     adapter = any(entry.name == CONFIG_FILE for entry in entries)
     if adapter:
         yield Item(folder, root)
-    files = [Path(entry.path) for entry in entries if not entry.is_dir()]
+    files = [Path(entry.path) for entry in entries if not _is_folder(entry)]
     indices = [file for file in files if formats.detect(file) == "index"]
     parts = {name for index in indices for name in formats.shards_of(index)}
     for file in files:
         taken = file.name in parts or (adapter and file.name in WEIGHT_FILES) or LEFTOVERS.match(file.name)
         if taken or (formats.detect(file) is None and not archives.is_archive(file)):
             continue
+        if not file.exists():
+            yield Item(file, root, refused=f"{file} is a link that leads nowhere. Copy the file itself")
+            continue
         inside = file.resolve().is_relative_to(root)
         yield Item(file, root) if inside else _outside(file, root, "Copy the file itself")
     for entry in entries:
-        if entry.is_dir() and entry.is_symlink():
+        if _is_folder(entry) and entry.is_symlink():
             if not Path(entry.path).resolve().is_relative_to(root):
                 yield _outside(Path(entry.path), root, "Copy the folder")
-        elif entry.is_dir():
+        elif _is_folder(entry):
             yield from scan(Path(entry.path), root)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def _outside(path: Path, root: Path, remedy: str) -> Item:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -223,3 +224,25 @@ def test_an_interrupted_collection_keeps_what_it_acknowledged(
         collect([tmp_path / "in"], zoo, on_progress=interrupt)
     assert len(zoo) == 4
     assert [c.status for c in collect([tmp_path / "in"], zoo)] == ["duplicate"] * 4 + ["added"]
+
+
+def test_links_and_special_files_that_lead_nowhere_stop_nothing_else(tmp_path: Path) -> None:
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    save_file({"w": torch.ones(2)}, folder / "good.safetensors")
+    (folder / "itself.safetensors").symlink_to("itself.safetensors")
+    (folder / "gone.safetensors").symlink_to("nowhere")
+    (folder / "up").symlink_to("..")
+    (folder / "round").symlink_to(".")
+    os.mkfifo(folder / "pipe.safetensors")
+    found = {Path(result.path).name: result for result in collect([folder], None, dry_run=True)}
+    assert found.pop("good.safetensors").status == "added"
+    assert found.keys() == {"itself.safetensors", "gone.safetensors", "pipe.safetensors", "up"}
+    assert all(result.status == "refused" for result in found.values())
+    assert "leads nowhere" in str(found["itself.safetensors"].reason)
+    for source, message in (("", "is empty"), (" ", "is empty")):
+        with pytest.raises(UsageError, match=message):
+            collect([source], None, dry_run=True)
+    for name in ("itself.safetensors", "gone.safetensors", "pipe.safetensors"):
+        with pytest.raises(UsageError, match="neither a file nor a folder"):
+            collect([folder / name], None, dry_run=True)
