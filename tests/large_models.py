@@ -42,6 +42,11 @@ def save_model(folder: Path, family: str, **changes: Any) -> Path:
         tied = changes.pop("tied", False)
         config = transformers.LlamaConfig(**size, **heads, tie_word_embeddings=tied, initializer_range=0.3)
         model = transformers.LlamaForCausalLM(config)
+    elif family == "mixtral":
+        size = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "vocab_size": WORDS}
+        heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "num_local_experts": 2}
+        config = transformers.MixtralConfig(**size, **heads, initializer_range=0.3)
+        model = transformers.MixtralForCausalLM(config)
     elif family == "gpt2":
         config = transformers.GPT2Config(
             n_embd=16, n_layer=2, n_head=2, vocab_size=WORDS, n_positions=32, initializer_range=0.3

@@ -9,6 +9,7 @@ examples; test examples are not touched. ``run`` goes on where it stopped.
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 import tempfile
@@ -28,6 +29,7 @@ CONFIG = ROOT / "configs" / "explore-small.yaml"
 LATENTS = (8, 32, 64)
 STRENGTHS = (("keep", 0.1), ("keep", 0.3), ("keep", 0.6), ("keep", 1.0), ("drop", 0.1), ("drop", 1.0))
 TASKS = ("rt_polarity", "tweet_emotion")
+SETTINGS = (("keep", 0.3), ("drop", 0.1))
 CANDIDATES = 6
 VOCABULARY = 80_000
 app = typer.Typer(add_completion=False, no_args_is_help=True)
@@ -147,19 +149,19 @@ def run(
 
     torch.set_num_threads(1)
     work.mkdir(parents=True, exist_ok=True)
-    for latent in LATENTS:
-        _once(f"codec-{latent}", lambda latent=latent: _codec(latent, work))
     first = tasks / f"{TASKS[0]}.json.gz"
     for residual, strength in STRENGTHS:
         name = f"strength-{residual}-{strength}"
         changes = (f"sample.strength={strength}", f"sample.residual={residual}", "sample.n=2", "score.max_items=150")
         _once(name, lambda name=name, changes=changes: _explore(first, work, name, False, *changes))
-    for task in TASKS:
-        name, path = f"best-{task}", tasks / f"{task}.json.gz"
-        count = (f"sample.n={CANDIDATES}", f"sample.controls={CANDIDATES}")
-        changes = (*count, "sample.strength=1.0", "score.max_items=300")
+    for task, (residual, strength) in itertools.product(TASKS, SETTINGS):
+        name, path = f"best-{task}-{residual}", tasks / f"{task}.json.gz"
+        how = (f"sample.strength={strength}", f"sample.residual={residual}", "score.max_items=300")
+        changes = (f"sample.n={CANDIDATES}", f"sample.controls={CANDIDATES}", *how)
         _once(name, lambda name=name, path=path, changes=changes: _explore(path, work, name, True, *changes))
     _once("memory", _memory)
+    for latent in LATENTS:
+        _once(f"codec-{latent}", lambda latent=latent: _codec(latent, work))
 
 
 def _read(name: str) -> dict[str, Any]:
@@ -179,7 +181,7 @@ def _codec_table() -> str:
 
 
 def _spectrum_table() -> str:
-    layers = _read(f"best-{TASKS[0]}")["layers"]
+    layers = _read(f"best-{TASKS[0]}-keep")["layers"]
     rows = [
         f"| `{layer['name']}` | {layer['spectrum']['outside']} of {min(layer['shape'])} | "
         f"{100 * layer['spectrum']['energy_share']:.1f} % |"
@@ -213,8 +215,8 @@ def _strength_table() -> str:
 
 def _best_table() -> str:
     rows = []
-    for task in TASKS:
-        card = _read(f"best-{task}")
+    for task, (residual, strength) in itertools.product(TASKS, SETTINGS):
+        card = _read(f"best-{task}-{residual}")
         original = next(row for row in card["rows"] if row["kind"] == "original")
         some = [row for row in card["rows"] if row["kind"] == "candidate"]
         noise = [row for row in card["rows"] if row["kind"] == "noise"]
@@ -222,13 +224,13 @@ def _best_table() -> str:
         test = card["verdict"]["test_minus_original"]
         low, high = (100 * value for value in card["verdict"]["noise"]["candidates_minus_noise"][1:])
         rows.append(
-            f"| {task} | {100 * original['mean']:.1f} | {100 * _mean(some, 'mean'):.1f} | "
+            f"| {task} | {residual}, {strength} | {100 * original['mean']:.1f} | {100 * _mean(some, 'mean'):.1f} | "
             f"{100 * _mean(noise, 'mean'):.1f} | {low:+.2f} to {high:+.2f} | {card['selected']} | "
             f"{100 * best['mean']:.1f} | {100 * max(row['mean'] for row in noise):.1f} | "
             f"{100 * test[0]:+.1f} [{100 * test[1]:+.1f}, {100 * test[2]:+.1f}] | "
             f"{'yes' if card['verdict']['improved'] else 'no'} |"
         )
-    head = f"| task | original | mean of {CANDIDATES} candidates | mean of as many of noise | candidates minus noise"
+    head = f"| task | residual, strength | original | mean of {CANDIDATES} candidates | mean of as many of noise | candidates minus noise"
     return _table(head + " | best | its score | best of noise | held out: minus original | better? |", rows)
 
 
@@ -236,7 +238,7 @@ def _best_table() -> str:
 def render() -> None:
     """Write the measured part of docs/large.md."""
     memory = _read("memory")
-    peak, card = memory["memory_mb"], _read(f"best-{TASKS[0]}")
+    peak, card = memory["memory_mb"], _read(f"best-{TASKS[0]}-keep")
     text = f"""{START}
 Made by `python scripts/bench/large.py render` from `docs/results/large/*.json`. Model: all-MiniLM-L6-v2 (22.7 M
 weights), four matrices chosen by spectrum, `configs/explore-small.yaml`, {card["parameters"]:,} parameters in codec and
@@ -256,7 +258,7 @@ size in every matrix. Accuracy of the original: {100 * _read("strength-keep-0.1"
 
 {_strength_table()}
 
-Best of {CANDIDATES} candidates at strength 1, residual kept, accuracy in %; 300 examples decide, 300 others report:
+Best of {CANDIDATES} candidates, accuracy in %; 300 examples decide, 300 others report:
 
 {_best_table()}
 

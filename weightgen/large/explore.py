@@ -28,7 +28,7 @@ from weightgen.large.chunks import ChunkSet, read_chunks
 from weightgen.large.config import ExploreConfig
 from weightgen.large.folder import ModelFolder, open_model
 from weightgen.large.result import ExploreResult
-from weightgen.large.scoring import Outcome, Subject, load_subject, metric_of
+from weightgen.large.scoring import NotInPlaceError, Outcome, Subject, load_subject, metric_of
 from weightgen.large.spectrum import Spectrum, choose
 from weightgen.large.tasks import ScoringTask, load_task
 from weightgen.large.train import encode, trained_model
@@ -113,13 +113,14 @@ class _Exploration:
         self.seconds: dict[str, float] = {}
         self.memory = {"before": _peak_mb()}
         self._subject: Subject | None = None
+        self._in_place = True
 
     def run(self) -> ExploreResult:
         config = self.config
         names, spectra = self._timed("spectrum", self._choose)
         chunks = read_chunks(self.folder, names, config.chunk)
         learned = _key(*(dump_config(part) for part in (config.model, config.chunk, config.codec, config.diffusion)))
-        self.generator_key = _key(learned, config.seed, chunks.fingerprint)
+        self.generator_key = _key(__version__, learned, config.seed, chunks.fingerprint)
         model = self._timed(
             "train",
             lambda: trained_model(config, chunks, self.side / f"generator-{self.generator_key}", self.progress),
@@ -245,10 +246,18 @@ class _Exploration:
         return Scored(name, kind, _outcome(kept["outcome"]), kept["distance"], kept["seconds"], seed)
 
     def _ask(self, chunks: ChunkSet, tensors: Mapping[str, Tensor], task: ScoringTask) -> Outcome:
-        if self._subject is None:
-            self._subject = load_subject(self.folder.path, task, draw.original(chunks))
-        self._subject.take(tensors)
-        return self._subject.answer(task, self.config.score)
+        """Answers of the model with other values in its chosen tensors, in place where that can be done."""
+        if self._in_place and self._subject is None:
+            try:
+                self._subject = load_subject(self.folder.path, task, draw.original(chunks))
+            except NotInPlaceError:
+                self._in_place = False
+        if self._subject is not None:
+            self._subject.take(tensors)
+            return self._subject.answer(task, self.config.score)
+        with tempfile.TemporaryDirectory(dir=self.out.parent, prefix=f".{self.out.name}.") as scratch:
+            write_checkpoint(self.folder, tensors, Path(scratch) / "candidate")
+            return load_subject(Path(scratch) / "candidate", task, {}).answer(task, self.config.score)
 
     def _answer(self, chunks: ChunkSet, name: str, tensors: Mapping[str, Tensor], task: ScoringTask) -> Outcome:
         if self.progress is not None:
@@ -287,7 +296,7 @@ class _Exploration:
             changed = {} if selected.kind == "original" else best
             write_checkpoint(self.folder, changed, side)
             untouched = check_checkpoint(self.folder, changed, side)
-            again = load_subject(side, few, best).answer(few, self.config.score)
+            again = load_subject(side, few, best if self._in_place else {}).answer(few, self.config.score)
             gap = again.change(expected)
             if not gap <= TOLERANCE or again.answers != expected.answers:
                 raise BadArtefact(

@@ -66,6 +66,10 @@ def metric_of(task: ScoringTask, config: ScoreConfig) -> Literal["accuracy", "li
     return "likelihood" if task.kind == "likelihood" else "accuracy"
 
 
+class NotInPlaceError(UsageError):
+    """A tensor of the checkpoint is no parameter of the loaded model: transformers fuses or renames some on loading."""
+
+
 class Subject(abc.ABC):
     """A loaded model that can take on candidates."""
 
@@ -73,7 +77,7 @@ class Subject(abc.ABC):
         """Find the parameters that the chosen tensors of the checkpoint are.
 
         Raises:
-            UsageError: if one of them is not a parameter: transformers fuses or renames some tensors on loading.
+            NotInPlaceError: if one of them is not a parameter.
         """
         self.model, self.original = model.eval().requires_grad_(False), original
         prefix = f"{getattr(model, 'base_model_prefix', '')}."
@@ -86,7 +90,7 @@ class Subject(abc.ABC):
                     self.parameters[name] = found
                     break
             else:
-                raise UsageError(
+                raise NotInPlaceError(
                     f"{name} of {folder} is no parameter of the loaded {type(model).__name__} (transformers converts "
                     "or skips it)",
                     "choose other tensors with --layers",
@@ -193,9 +197,10 @@ def load_subject(folder: Path, task: ScoringTask, original: Mapping[str, Tensor]
     Args:
         folder: checkpoint.
         task: its kind decides how the model is loaded.
-        original: values of the chosen tensors in that checkpoint.
+        original: values of the chosen tensors in that checkpoint; none if no candidate will be put into the model.
 
     Raises:
+        NotInPlaceError: if a chosen tensor is no parameter of the loaded model.
         UsageError: if the folder does not load as a model of that kind.
     """
     gc.collect()
