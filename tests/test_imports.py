@@ -17,13 +17,13 @@ HELP_SECONDS = 0.5
 
 # Units of weightgen from the top down; a unit imports from its own layer and from those below it.
 LAYERS = (
-    {"cli", "zoo_cli", "large_cli", "options", "console", "server"},
+    {"cli", "zoo_cli", "decode_cli", "compose_cli", "large_cli", "options", "console", "server"},
     {"jobs", "large_jobs"},
-    {"generate", "evaluate"},
+    {"generate", "evaluate", "decode_jobs", "compose_jobs"},
     {"train", "training_data", "resume", "retrieve", "compose", "decode", "evaluation", "large", "portfolio"},
     {"generators", "checkpoint"},
     {"codecs", "conditioners", "fusion"},
-    {"nn", "augment", "types", "results", "zoo_results", "progress"},
+    {"nn", "augment", "types", "results", "decode_results", "zoo_results", "progress"},
 )
 DEPTH = {unit: depth for depth, layer in enumerate(LAYERS) for unit in layer}
 
@@ -109,6 +109,9 @@ def test_light_entry_points_load_nothing_heavy(code: str) -> None:
         ["train"],
         ["generate"],
         ["evaluate"],
+        ["decode"],
+        ["doctor", "fusion"],
+        ["compose"],
         ["explore"],
     ],
     ids=" ".join,

@@ -14,7 +14,9 @@ from typing import Annotated
 import typer
 
 from weightgen import __version__
+from weightgen.compose_cli import compose
 from weightgen.console import print_error, run_job
+from weightgen.decode_cli import add_decode_commands
 from weightgen.large_cli import explore
 from weightgen.options import Json, OutDir, Sets, ZooDir
 from weightgen.zoo_cli import zoo_app
@@ -27,6 +29,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(zoo_app, name="zoo")
+add_decode_commands(app)
+app.command()(compose)
 app.command()(explore)
 
 Generator = Annotated[Path, typer.Option("--generator", metavar="DIR", help="Folder of a trained generator.")]

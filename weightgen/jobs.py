@@ -16,6 +16,11 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
+from weightgen.compose_jobs import compose as compose
+from weightgen.decode_jobs import DecodeResult as DecodeResult
+from weightgen.decode_jobs import DoctorResult as DoctorResult
+from weightgen.decode_jobs import decode as decode
+from weightgen.decode_jobs import doctor_fusion as doctor_fusion
 from weightgen.large_jobs import explore as explore
 from weightgen.progress import Progress
 from weightgen.results import BuildResult, EvaluateResult, GenerateResult, TrainResult

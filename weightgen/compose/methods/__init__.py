@@ -1,0 +1,1 @@
+"""Methods of composition, one file each; see ``weightgen.compose.registry``."""
