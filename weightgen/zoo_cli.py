@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -68,42 +69,43 @@ def zoo_collect(
     )
 
 
+def _with_filters(command: Callable[[Path, dict[str, Any], bool], int]) -> Callable[..., int]:
+    """A command over the records that pass filters: adds their options to it."""
+
+    def run(
+        zoo: ZooDir,
+        kind: Kind = None,
+        base: Base = None,
+        task: Task = None,
+        split: Split = None,
+        license: License = None,
+        dataset: Dataset = None,
+        metric: Metric = None,
+        as_json: Json = False,
+    ) -> int:
+        about = {"kind": kind, "base_model": base, "task": task, "split": split, "license": license, "dataset": dataset}
+        return command(zoo, {**about, "metrics": metric or ()}, as_json)
+
+    run.__doc__ = command.__doc__
+    return run
+
+
 @zoo_app.command("ls")
-def zoo_ls(
-    zoo: ZooDir,
-    kind: Kind = None,
-    base: Base = None,
-    task: Task = None,
-    split: Split = None,
-    license: License = None,
-    dataset: Dataset = None,
-    metric: Metric = None,
-    as_json: Json = False,
-) -> int:
+@_with_filters
+def zoo_ls(zoo: Path, filters: dict[str, Any], as_json: bool) -> int:
     """List the records of a zoo."""
     from weightgen import jobs
 
-    about = {"kind": kind, "base_model": base, "task": task, "split": split, "license": license, "dataset": dataset}
-    return run_job(lambda _: jobs.list_records(zoo, **about, metrics=metric or ()), as_json, _show_records)
+    return run_job(lambda _: jobs.list_records(zoo, **filters), as_json, _show_records)
 
 
 @zoo_app.command("stats")
-def zoo_stats(
-    zoo: ZooDir,
-    kind: Kind = None,
-    base: Base = None,
-    task: Task = None,
-    split: Split = None,
-    license: License = None,
-    dataset: Dataset = None,
-    metric: Metric = None,
-    as_json: Json = False,
-) -> int:
+@_with_filters
+def zoo_stats(zoo: Path, filters: dict[str, Any], as_json: bool) -> int:
     """Count records, weights and bytes, by kind, base model, task, split and licence."""
     from weightgen import jobs
 
-    about = {"kind": kind, "base_model": base, "task": task, "split": split, "license": license, "dataset": dataset}
-    return run_job(lambda _: jobs.zoo_stats(zoo, **about, metrics=metric or ()), as_json)
+    return run_job(lambda _: jobs.zoo_stats(zoo, **filters), as_json)
 
 
 @zoo_app.command("show")

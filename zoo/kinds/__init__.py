@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 import functools
 import importlib
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -165,6 +166,15 @@ def read(path: Path, *, root: Path | None = None) -> Found:
     if kind is None:
         raise BadArtefact(f"{path} is not a known kind of weights", f"known kinds are {', '.join(names())}")
     return kind.read(path, root=root)
+
+
+@contextlib.contextmanager
+def blamed_on(path: Path) -> Iterator[None]:
+    """Name the file in a ``BadArtefact`` that is raised inside of the block."""
+    try:
+        yield
+    except BadArtefact as error:
+        raise BadArtefact(f"{path}: {error.cause}", error.remedy) from None
 
 
 def canonical(weights: Weights) -> Weights:

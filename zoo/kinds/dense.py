@@ -8,11 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from zoo import formats, infer_architecture, pretrained, safefile
-from zoo.errors import BadArtefact
+from zoo import formats, infer_architecture, pretrained
 from zoo.kinds import ORIGIN, TOLERANCE, Found, Kind, close, parse_json, register
-from zoo.naming import layer_index, module_of
-from zoo.types import Layout, TensorSpec, Weights
+from zoo.naming import module_of
+from zoo.specs import specs
+from zoo.types import Layout, Weights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,20 +40,14 @@ def layout(
     Raises:
         BadArtefact: if a tensor has a type that cannot be stored.
     """
-    layers = layer_index(module_of(name) for name in tensors)
     with_statistics = {module_of(name) for name in tensors if name.endswith("running_mean")}
-    specs = []
+    parts = {}
     for name, tensor in tensors.items():
-        dtype = safefile.dtype_name(tensor.dtype)
-        if dtype is None:
-            raise BadArtefact(f"tensor {name!r} is {tensor.dtype}, which safetensors cannot hold", "convert it first")
         module, role = module_of(name), name.rpartition(".")[2]
         norm = module in with_statistics or any(part in module.rpartition(".")[2].lower() for part in _NORM_PARTS)
-        if norm and role in ("weight", "bias") and tensor.ndim == 1:
-            role = f"norm_{role}"
-        specs.append(TensorSpec(name, tuple(tensor.shape), dtype, layers[module], role))
+        parts[name] = module, f"norm_{role}" if norm and role in ("weight", "bias") and tensor.ndim == 1 else role
     config = {} if architecture is None else {"architecture": dict(architecture)}
-    return Layout("dense", base_model, tuple(specs), config)
+    return Layout("dense", base_model, specs(tensors, parts), config)
 
 
 def from_state_dict(

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from zoo import adapter_folder, safefile
 from zoo.adapter_folder import SAVE_AGAIN
 from zoo.errors import BadArtefact
-from zoo.kinds import TOLERANCE, Found, Kind, close, register
+from zoo.kinds import TOLERANCE, Found, Kind, blamed_on, close, register
 from zoo.lora_gauge import Pairs, regauge, same_updates, stacks, update_norm
-from zoo.naming import layer_index, module_of
-from zoo.types import Layout, TensorSpec, Weights
+from zoo.naming import module_of
+from zoo.specs import specs
+from zoo.types import Layout, Weights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,16 +64,8 @@ def layout(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> Layout:
         BadArtefact: if the tensors and the configuration do not fit together, or the method is not LoRA.
     """
     _check(tensors, config)
-    parts = {name: split_name(name) for name in tensors}
-    layers = layer_index(module for module, _ in parts.values())
-    specs = []
-    for name, tensor in tensors.items():
-        dtype = safefile.dtype_name(tensor.dtype)
-        if dtype is None:
-            raise BadArtefact(f"tensor {name!r} is {tensor.dtype}, which safetensors cannot hold", "convert it first")
-        module, role = parts[name]
-        specs.append(TensorSpec(name, tuple(tensor.shape), dtype, layers[module], role))
-    return Layout("lora", adapter_folder.base_model(config), tuple(specs), {"peft": dict(config)})
+    found = specs(tensors, {name: split_name(name) for name in tensors})
+    return Layout("lora", adapter_folder.base_model(config), found, {"peft": dict(config)})
 
 
 def from_state_dict(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> Weights:
@@ -159,11 +152,8 @@ class Lora(Kind):
     def read(self, path: Path, *, root: Path | None = None) -> Found:
         """Read configuration, factors and the small files beside them; see ``Kind.read``."""
         tensors, config, kept, notes = adapter_folder.read(path, root)
-        try:
-            weights = from_state_dict(tensors, config)
-        except BadArtefact as error:
-            raise BadArtefact(f"{path}: {error.cause}", error.remedy) from None
-        return Found(weights, kept, notes)
+        with blamed_on(path):
+            return Found(from_state_dict(tensors, config), kept, notes)
 
     def write(self, weights: Weights, folder: Path, extra_files: Mapping[str, bytes] | None = None) -> None:
         """Write a folder that ``PeftModel.from_pretrained`` loads; see ``Kind.write``."""

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, ClassVar
 
 from zoo import formats, safefile
 from zoo.errors import BadArtefact
-from zoo.kinds import Found, Kind, dense, register
+from zoo.kinds import Found, Kind, blamed_on, dense, register
 from zoo.kinds.lora import regauged, same_adapters
 from zoo.lora_gauge import update_norm
-from zoo.naming import layer_index
-from zoo.types import Layout, TensorSpec, Weights
+from zoo.specs import specs
+from zoo.types import Layout, Weights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -87,15 +87,7 @@ def layout(tensors: Mapping[str, Tensor], *, base_model: str | None = None) -> L
         if a.ndim < 2 or b.ndim < 2 or (a.shape[0] != b.shape[1] and not (a.ndim > 2 and a.shape[0] % b.shape[1] == 0)):
             shapes = f"{tuple(a.shape)} and {tuple(b.shape)}"
             raise BadArtefact(f"factors {name_a!r} and {name_b!r} of shapes {shapes} do not multiply", "save it again")
-    layers = layer_index(module for module, _ in parts.values())
-    specs = []
-    for name, tensor in tensors.items():
-        dtype = safefile.dtype_name(tensor.dtype)
-        if dtype is None:
-            raise BadArtefact(f"tensor {name!r} is {tensor.dtype}, which safetensors cannot hold", "convert it first")
-        module, role = parts[name]
-        specs.append(TensorSpec(name, tuple(tensor.shape), dtype, layers[module], role))
-    return Layout("lora_file", base_model, tuple(specs))
+    return Layout("lora_file", base_model, specs(tensors, parts))
 
 
 def from_state_dict(tensors: Mapping[str, Tensor], *, base_model: str | None = None) -> Weights:
@@ -125,10 +117,8 @@ class LoraFile(Kind):
         if not is_lora(source.tensors):
             return dense.found(dense.from_state_dict(source.tensors), source)
         stated = source.files[0].metadata.get("ss_base_model_version")
-        try:
+        with blamed_on(path):
             return dense.found(from_state_dict(source.tensors, base_model=stated or None), source)
-        except BadArtefact as error:
-            raise BadArtefact(f"{path}: {error.cause}", error.remedy) from None
 
     def write(self, weights: Weights, folder: Path, extra_files: Mapping[str, bytes] | None = None) -> None:
         """Write the file it came from; see ``Kind.write``."""

@@ -11,12 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from zoo import adapter_folder, safefile
+from zoo import adapter_folder
 from zoo.adapter_folder import SAVE_AGAIN
 from zoo.errors import BadArtefact
-from zoo.kinds import Found, Kind, register
-from zoo.naming import layer_index
-from zoo.types import Layout, TensorSpec, Weights
+from zoo.kinds import Found, Kind, blamed_on, register
+from zoo.specs import specs
+from zoo.types import Layout, Weights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -60,16 +60,8 @@ def layout(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> Layout:
     method = config.get("peft_type")
     if not isinstance(method, str) or not method:
         raise BadArtefact(f"adapter configuration has the peft_type {method!r}, not the name of a method", SAVE_AGAIN)
-    parts = {name: split_name(name, method) for name in tensors}
-    layers = layer_index(module for module, _ in parts.values())
-    specs = []
-    for name, tensor in tensors.items():
-        dtype = safefile.dtype_name(tensor.dtype)
-        if dtype is None:
-            raise BadArtefact(f"tensor {name!r} is {tensor.dtype}, which safetensors cannot hold", "convert it first")
-        module, role = parts[name]
-        specs.append(TensorSpec(name, tuple(tensor.shape), dtype, layers[module], role))
-    return Layout("peft", adapter_folder.base_model(config), tuple(specs), {"peft": dict(config)})
+    found = specs(tensors, {name: split_name(name, method) for name in tensors})
+    return Layout("peft", adapter_folder.base_model(config), found, {"peft": dict(config)})
 
 
 def from_state_dict(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> Weights:
@@ -91,10 +83,8 @@ class Peft(Kind):
     def read(self, path: Path, *, root: Path | None = None) -> Found:
         """Read configuration, tensors and the small files beside them; see ``Kind.read``."""
         tensors, config, kept, notes = adapter_folder.read(path, root)
-        try:
+        with blamed_on(path):
             return Found(from_state_dict(tensors, config), kept, notes)
-        except BadArtefact as error:
-            raise BadArtefact(f"{path}: {error.cause}", error.remedy) from None
 
     def write(self, weights: Weights, folder: Path, extra_files: Mapping[str, bytes] | None = None) -> None:
         """Write a folder that ``PeftModel.from_pretrained`` loads; see ``Kind.write``."""
