@@ -84,6 +84,21 @@ def same_products(a: Mapping[str, Tensor], b: Mapping[str, Tensor], group: UnitG
     return True
 
 
+def fits(group: UnitGroup, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    """Whether the free maps of a group, which a file may claim, cover whole axes and both sides meet."""
+    ends: dict[tuple[str, int], int] = {}
+    for free in group.maps:
+        dim, shift = _dim(free, group), [free.bias] if free.bias else []
+        for part in (*free.left, *free.right, *shift):
+            blocks, rest = divmod(_length(part), max(1, group.size * dim))
+            if rest or not blocks or (blocks > 1 and part not in free.right):
+                return False
+            ends[part.name, part.axis] = max(ends.get((part.name, part.axis), 0), *(stop for _, stop in part.ranges))
+        if free.into is not None and shapes[free.into] != shapes[free.right[0].name][1 - free.right[0].axis :][:1]:
+            return False
+    return all(shapes[name][axis] == end for (name, axis), end in ends.items())
+
+
 def covered(tensors: Mapping[str, Tensor], groups: Iterable[UnitGroup]) -> set[str]:
     """Tensors that ``same_products`` compares."""
     used = (free for group in groups for free in _usable(tensors, group))

@@ -54,6 +54,7 @@ def groups_of(architecture: Architecture, shapes: Shapes) -> tuple[UnitGroup, ..
     """Interchangeable units of a network that claims an architecture; ``None`` if the two do not fit."""
     import torch
 
+    from zoo.head_maps import fits
     from zoo.units import names, places
 
     try:
@@ -64,6 +65,8 @@ def groups_of(architecture: Architecture, shapes: Shapes) -> tuple[UnitGroup, ..
         tensors = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
         for group in groups:
             list(places(group, tensors))
+        if not all(fits(group, shapes) for group in groups):
+            return None
     except (WeightgenError, LookupError, TypeError, ValueError, AttributeError):
         return None  # the description came with a file and is not to be trusted
     return groups

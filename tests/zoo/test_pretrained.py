@@ -141,3 +141,27 @@ def test_what_changes_the_function_is_no_provenance() -> None:
     one, same, other = (kinds.get("dense").function_config(layout) for layout in layouts)
     assert one == same
     assert one != other
+
+
+@pytest.mark.parametrize(
+    ("name", "lie"),
+    [
+        ("bert", {"hidden_size": 10**6}),
+        ("bert", {"hidden_size": 8}),
+        ("bert", {"hidden_size": 20}),
+        ("gpt2", {"n_embd": 8}),
+        ("llama", {"head_dim": 2}),
+        ("llama", {"head_dim": 8, "num_key_value_heads": 1}),
+        ("vit-transformers", {"hidden_size": 24}),
+    ],
+)
+def test_configurations_that_lie_about_sizes_are_not_believed(name: str, lie: dict[str, int], tmp_path: Path) -> None:
+    save(tmp_path, name)
+    content = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**content, **lie}))
+    found = kinds.read(tmp_path / "model.safetensors")
+    assert "architecture" not in found.weights.layout.config
+    claimed = {"family": found.weights.layout.config["pretrained"]["model_type"], "model": content["architectures"][0]}
+    claimed = {**claimed, "config": {**content, **lie}}
+    weights = dense.from_state_dict(found.weights.tensors, architecture=claimed)
+    assert kinds.canonical(weights) is weights
