@@ -28,13 +28,19 @@ TINY_RECIPE = (
 )
 
 # What makes a generator small beyond what all of them have in common; one that is not listed is small enough.
+LATENT = (
+    "codec={latent: 4, width: 16, depth: 1, heads: 2}",
+    "conditioner={intra_depth: 1, inter_depth: 1, heads: 2, max_classes: 4}",
+    "width=16",
+    "heads=2",
+    "behaviour.queries=8",
+)
 TINY_MODEL = {
     "d2nwg": (
-        "codec={latent: 4, width: 16, depth: 1, heads: 2}",
-        "conditioner={intra_depth: 1, inter_depth: 1, heads: 2, max_classes: 4}",
-        "denoiser={width: 16, depth: 1, heads: 2, sampling_steps: 3}",
-        "behaviour.queries=8",
-    )
+        *LATENT,
+        "denoiser={depth: 1, sampling_steps: 3}",
+    ),
+    "mapper": (*LATENT, "depth=1"),
 }
 
 

@@ -38,15 +38,17 @@ def test_a_saved_generator_is_the_same_after_loading(tiny_generator: Path, tmp_p
     save_generator(tmp_path / "again", first, read_history(tiny_generator))
     second = load_generator(str(tmp_path / "again"))
     assert second.config == first.config
-    assert second.problem.layout == first.problem.layout
+    assert second.problem.forms[0].layout == first.problem.forms[0].layout
     assert second.problem.tokenizer == first.problem.tokenizer
-    assert second.problem.input_shape == first.problem.input_shape
-    assert first.problem.reference is not None
-    assert second.problem.reference is not None
-    assert all(second.problem.reference[n].equal(value) for n, value in first.problem.reference.items())
+    assert second.problem.forms[0].input_shape == first.problem.forms[0].input_shape
+    assert first.problem.forms[0].reference is not None
+    assert second.problem.forms[0].reference is not None
+    assert all(
+        second.problem.forms[0].reference[n].equal(value) for n, value in first.problem.forms[0].reference.items()
+    )
     for a, b in zip(
-        first.sample(condition(), first.problem.layout, 2, 7),
-        second.sample(condition(), first.problem.layout, 2, 7),
+        first.sample(condition(), first.problem.forms[0].layout, 2, 7),
+        second.sample(condition(), first.problem.forms[0].layout, 2, 7),
         strict=True,
     ):
         assert all(a.tensors[name].equal(b.tensors[name]) for name in a.tensors)
@@ -111,7 +113,7 @@ def test_missing_and_changed_files_are_found(folder: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"format": 2}, "generator format 2, this version reads 1"),
+        ({"format": 1}, "generator format 1, this version reads 2"),
         ({"format": None}, "generator format None"),
         ({"files": None}, "does not list the files"),
         ({"files": {}}, "does not list the files"),

@@ -24,7 +24,7 @@ def networks(n: int = 6, seed: int = 0) -> Tensor:
 @pytest.fixture
 def vae() -> VAE:
     codec = VAE(CONFIG, 5, (2, 2, 2, 1))
-    codec.fit_normal(networks(50), MASK, POSITION)
+    codec.fit_normal([(networks(50), MASK, POSITION)])
     return codec.eval()
 
 
@@ -70,7 +70,7 @@ def test_statistics_are_those_of_each_layer_and_role(vae: VAE) -> None:
 def test_constant_weights_stay_finite() -> None:
     codec = VAE(CONFIG, 5, (2, 2, 2, 1))
     values = torch.full((4, 4, 5), 2.0) * MASK
-    codec.fit_normal(values, MASK, POSITION)
+    codec.fit_normal([(values, MASK, POSITION)])
     loss = codec.loss(values, MASK, POSITION, torch.Generator().manual_seed(0))
     assert torch.isfinite(loss.total)
 
@@ -93,7 +93,7 @@ def test_scale_and_offset_of_a_role_do_not_matter() -> None:
     for scaled in (values, values * factor):
         torch.manual_seed(0)
         codec = VAE(CONFIG, 5, (2, 2, 2, 1))
-        codec.fit_normal(scaled, MASK, POSITION)
+        codec.fit_normal([(scaled, MASK, POSITION)])
         latents.append(codec.encode(scaled, MASK, POSITION))
         errors.append(codec.loss(scaled, MASK, POSITION, torch.Generator().manual_seed(0)).total)
     torch.testing.assert_close(latents[0], latents[1], rtol=1e-4, atol=1e-5)

@@ -16,7 +16,7 @@ from zoo.errors import UsageError
 
 def encoder(**config: int) -> SetEncoder:
     torch.manual_seed(0)
-    return SetEncoder(SetEncoderConfig(**{"heads": 2, "max_classes": 6, **config}), 12, 16)
+    return SetEncoder(SetEncoderConfig(**{"heads": 2, "max_classes": 6, **config}), [(3, 4)], 16)
 
 
 def examples(b: int = 2, c: int = 3, n: int = 5) -> Examples:
@@ -108,7 +108,7 @@ def alignment() -> Alignment:
 
 
 def test_both_sides_give_unit_vectors_row_by_row() -> None:
-    model, latent, tokens = alignment(), torch.randn(5, 3, 4), torch.randn(5, 2, 16)
+    model, latent, tokens = alignment(), torch.randn(5, 3, 4), torch.randn(5, 16)
     with torch.no_grad():
         weights, conditions = model.embed_weights(latent, POSITION), model.embed_condition(tokens)
         for vectors in (weights, conditions):
@@ -118,14 +118,14 @@ def test_both_sides_give_unit_vectors_row_by_row() -> None:
 
 def test_the_loss_of_indistinct_vectors_is_that_of_guessing() -> None:
     model = alignment()
-    latent, tokens = torch.randn(1, 3, 4).expand(6, -1, -1), torch.randn(1, 2, 16).expand(6, -1, -1)
+    latent, tokens = torch.randn(1, 3, 4).expand(6, -1, -1), torch.randn(1, 16).expand(6, -1)
     loss = model.loss(latent, POSITION, tokens, torch.arange(6))
     assert loss.total.item() == pytest.approx(math.log(6), abs=1e-4)
 
 
 def test_networks_of_one_task_are_right_answers_for_each_other() -> None:
     model = alignment()
-    latent, tokens, task = torch.randn(6, 3, 4), torch.randn(3, 2, 16)[[0, 0, 1, 1, 2, 2]], torch.arange(6) // 2
+    latent, tokens, task = torch.randn(6, 3, 4), torch.randn(3, 16)[[0, 0, 1, 1, 2, 2]], torch.arange(6) // 2
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     for _ in range(150):
         loss = model.loss(latent, POSITION, tokens, task)
@@ -141,7 +141,7 @@ def test_networks_of_one_task_are_right_answers_for_each_other() -> None:
 
 
 def test_tasks_are_told_apart_by_equality_alone() -> None:
-    model, latent, tokens = alignment(), torch.randn(4, 3, 4), torch.randn(4, 2, 16)
+    model, latent, tokens = alignment(), torch.randn(4, 3, 4), torch.randn(4, 16)
     one = model.loss(latent, POSITION, tokens, torch.tensor([0, 1, 0, 2]))
     other = model.loss(latent, POSITION, tokens, torch.tensor([10**12, 5, 10**12, 7]))
     assert one.total.equal(other.total)

@@ -39,7 +39,7 @@ ROWS = {
 def setting(tiny_zoo: Path, tiny_generator: Path) -> Setting:
     generator = load_generator(tiny_generator)
     with Zoo.open(tiny_zoo) as zoo:
-        return make_setting(zoo, generator.problem.reference, 3)
+        return make_setting(zoo, generator.problem.forms[0].reference, 3)
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +140,7 @@ def test_junk_keeps_the_histogram_and_nothing_else(setting: Setting) -> None:
 
 
 def test_a_copy_of_a_zoo_member_is_not_novel(setting: Setting, tiny_generator: Path) -> None:
-    reference = load_generator(tiny_generator).problem.reference
+    reference = load_generator(tiny_generator).problem.forms[0].reference
     assert reference is not None
     copies = {k: v[:3, None].expand(-1, 2, *v.shape[1:]) for k, v in setting.raw.tensors.items()}
     found = novelty(setting, copies, reference)

@@ -19,7 +19,7 @@ from weightgen.training_data import TrainingData
 from weightgen.types import Batch, Condition
 from zoo.datasets import Examples, bank_of
 from zoo.errors import UsageError
-from zoo.networks import logits
+from zoo.networks import architecture_of, logits
 from zoo.types import Layout
 from zoo.zoo import Zoo
 
@@ -43,7 +43,7 @@ def make(zoo: Zoo) -> Callable[..., tuple[Generator, TrainingData]]:
         torch.manual_seed(0)
         generator = generator_class(name)(config, data.problem)
         for stage in generator.stages():
-            generator.prepare(stage.name, data.train.values)
+            generator.prepare(stage.name, data.token_sets())
             descend(generator, stage.trains, stage.loss, data.batch(stage, 0), steps)
         return generator.requires_grad_(False).eval(), data
 
@@ -84,38 +84,40 @@ NAMES = pytest.mark.parametrize("name", generator_names())
 def test_samples_are_networks_of_the_layout(name: str, zoo: Zoo, make: Any) -> None:
     generator, data = make(name)
     for n in (1, 3):
-        networks = generator.sample(condition(zoo, [0]), data.problem.layout, n, 5)
+        networks = generator.sample(condition(zoo, [0]), data.problem.forms[0].layout, n, 5)
         assert len(networks) == n
         for one in networks:
-            assert one.layout == data.problem.layout
+            assert one.layout == data.problem.forms[0].layout
             assert {k: tuple(v.shape) for k, v in one.tensors.items()} == {
-                spec.name: spec.shape for spec in data.problem.layout.tensors
+                spec.name: spec.shape for spec in data.problem.forms[0].layout.tensors
             }
             assert all(torch.isfinite(value).all() and value.is_contiguous() for value in one.tensors.values())
             assert not any(value.requires_grad for value in one.tensors.values())
-            assert logits(generator.architecture, one.tensors, torch.rand(4, 8, 8)).shape == (4, 2)
+            assert logits(architecture_of(one.layout), one.tensors, torch.rand(4, 8, 8)).shape == (4, 2)
 
 
 @NAMES
 def test_the_seed_decides(name: str, zoo: Zoo, make: Any) -> None:
     generator, _ = make(name)
-    one, again, other = (generator.networks(condition(zoo, [0, 1]), seed, 2) for seed in (1, 1, 2))
+    one, again, other = (
+        generator.networks(condition(zoo, [0, 1]), generator.problem.forms[0].layout, seed, 2) for seed in (1, 1, 2)
+    )
     assert equal(one, again)
-    assert not equal(one, other)
+    assert equal(one, other) is not generator.random
     torch.manual_seed(77)
     state = torch.random.get_rng_state()
-    assert equal(one, generator.networks(condition(zoo, [0, 1]), 1, 2))
+    assert equal(one, generator.networks(condition(zoo, [0, 1]), generator.problem.forms[0].layout, 1, 2))
     assert torch.random.get_rng_state().equal(state)
 
 
 @NAMES
 def test_candidates_and_tasks_have_their_axes(name: str, zoo: Zoo, make: Any) -> None:
     generator, data = make(name)
-    networks = generator.networks(condition(zoo, [2, 0]), 4, 3)
+    networks = generator.networks(condition(zoo, [2, 0]), generator.problem.forms[0].layout, 4, 3)
     assert {k: tuple(v.shape) for k, v in networks.items()} == {
-        spec.name: (2, 3, *spec.shape) for spec in data.problem.layout.tensors
+        spec.name: (2, 3, *spec.shape) for spec in data.problem.forms[0].layout.tensors
     }
-    sampled = generator.sample(condition(zoo, [2]), data.problem.layout, 3, 4)
+    sampled = generator.sample(condition(zoo, [2]), data.problem.forms[0].layout, 3, 4)
     for i, one in enumerate(sampled):  # the same noise: candidates of the first task come first
         for key, value in one.tensors.items():
             torch.testing.assert_close(networks[key][0, i], value, rtol=1e-4, atol=1e-5)
@@ -124,7 +126,9 @@ def test_candidates_and_tasks_have_their_axes(name: str, zoo: Zoo, make: Any) ->
 @NAMES
 def test_neighbours_in_a_batch_do_not_matter(name: str, zoo: Zoo, make: Any) -> None:
     generator, _ = make(name)
-    one, other = (generator.networks(condition(zoo, tasks), 1, 2) for tasks in ([0, 1], [0, 2]))
+    one, other = (
+        generator.networks(condition(zoo, tasks), generator.problem.forms[0].layout, 1, 2) for tasks in ([0, 1], [0, 2])
+    )
     for key in one:
         torch.testing.assert_close(one[key][0], other[key][0], rtol=1e-4, atol=1e-5)
 
@@ -132,7 +136,7 @@ def test_neighbours_in_a_batch_do_not_matter(name: str, zoo: Zoo, make: Any) -> 
 @NAMES
 def test_other_layouts_and_conditions_are_refused(name: str, zoo: Zoo, make: Any) -> None:
     generator, data = make(name)
-    layout = data.problem.layout
+    layout = data.problem.forms[0].layout
     other = Layout(layout.kind, "another base", layout.tensors, layout.config)
     with pytest.raises(UsageError, match=f"{layout.fingerprint[:12]}, not {other.fingerprint[:12]}"):
         generator.sample(condition(zoo, [0]), other, 1, 0)
@@ -153,7 +157,7 @@ def test_every_stage_learns(name: str, make: Any) -> None:
     assert len({stage.name for stage in stages}) == len(stages)
     for stage in stages:
         assert stage.judged_by in ("sample", "reconstruct")
-        generator.prepare(stage.name, data.train.values)
+        generator.prepare(stage.name, data.token_sets())
         batch = data.batch(stage, 0)
         with torch.no_grad():
             assert stage.loss(batch).total.equal(stage.loss(batch).total), "a step must be repeatable"
@@ -166,14 +170,16 @@ def test_every_stage_learns(name: str, make: Any) -> None:
 @NAMES
 def test_reconstruction_and_writing_keep_shape_and_padding(name: str, zoo: Zoo, make: Any) -> None:
     generator, data = make(name)
-    values = data.val.values
-    again = generator.reconstruct(values)
-    written = generator.write(condition(zoo, [0, 1, 2]), torch.Generator().manual_seed(0))
+    values = data.held[0].val.values
+    again = generator.reconstruct(values, generator.problem.forms[0].layout)
+    written = generator.write(
+        condition(zoo, [0, 1, 2]), generator.problem.forms[0].layout, torch.Generator().manual_seed(0)
+    )
     assert again.shape == values.shape
     assert written.shape == (3, *values.shape[1:])
-    assert again.equal(generator.reconstruct(values)), "no noise"
+    assert again.equal(generator.reconstruct(values, generator.problem.forms[0].layout)), "no noise"
     for result in (again, written):
-        assert (result[:, ~generator.mask] == 0).all()
+        assert (result[:, ~generator.frame(data.held[0].form.layout).mask] == 0).all()
 
 
 @NAMES
@@ -181,8 +187,8 @@ def test_a_saved_generator_writes_the_same(name: str, zoo: Zoo, make: Any, tmp_p
     generator, _ = make(name)
     save_generator(tmp_path / "g", generator, {})
     assert equal(
-        load_generator(tmp_path / "g").networks(condition(zoo, [1]), 3, 2),
-        generator.networks(condition(zoo, [1]), 3, 2),
+        load_generator(tmp_path / "g").networks(condition(zoo, [1]), generator.problem.forms[0].layout, 3, 2),
+        generator.networks(condition(zoo, [1]), generator.problem.forms[0].layout, 3, 2),
     )
 
 
@@ -198,7 +204,7 @@ def test_unknown_generators_are_refused() -> None:
     ("override", "message"),
     [
         ("denoiser.sampling_steps=26", r"denoiser\.sampling_steps"),
-        ("denoiser.width=17", "width of 17 cannot be shared by 2"),
+        ("width=17", "width of 17 cannot be shared by 2"),
         ("codec.width=17", "width of 17 cannot be shared by 2"),
         ("conditioner.heads=3", "width of 16 cannot be shared by 3"),
     ],
@@ -210,51 +216,85 @@ def test_sizes_that_do_not_fit_are_refused(override: str, message: str) -> None:
 
 @pytest.mark.parametrize("guidance", [0.0, 1.0, 3.0])
 def test_guidance(guidance: float, zoo: Zoo, make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    generator, _ = make("d2nwg", f"denoiser={{width: 16, depth: 1, heads: 2, sampling_steps: 4, guidance: {guidance}}}")
+    generator, _ = make("d2nwg", f"denoiser={{depth: 1, sampling_steps: 4, guidance: {guidance}}}")
     calls: list[int] = []
-    velocity = generator._velocity
-    monkeypatch.setattr(generator, "_velocity", lambda *a: (calls.append(1), velocity(*a))[1])
-    one, two = (generator.write(condition(zoo, [task]), torch.Generator().manual_seed(0)) for task in (0, 1))
+    forward = generator.denoiser.forward
+    monkeypatch.setattr(generator.denoiser, "forward", lambda *a: (calls.append(1), forward(*a))[1])
+    one, two = (
+        generator.write(condition(zoo, [task]), generator.problem.forms[0].layout, torch.Generator().manual_seed(0))
+        for task in (0, 1)
+    )
     assert len(calls) == 2 * 4 * (1 if guidance == 1 else 2)
     assert one.allclose(two, atol=1e-6) == (guidance == 0), "without guidance the condition must have no influence"
     if guidance == 3:
         plain, _ = make("d2nwg")
-        assert not one.allclose(plain.write(condition(zoo, [0]), torch.Generator().manual_seed(0)), atol=1e-4)
+        assert not one.allclose(
+            plain.write(condition(zoo, [0]), generator.problem.forms[0].layout, torch.Generator().manual_seed(0)),
+            atol=1e-4,
+        )
 
 
 @pytest.mark.parametrize("steps", [1, 2, 5, 25])
-@pytest.mark.parametrize("schedule", ["squaredcos_cap_v2", "linear"])
+@pytest.mark.parametrize(
+    "process", ["process: v, schedule: squaredcos_cap_v2", "process: v, schedule: linear", "process: flow"]
+)
 def test_the_sampler_finds_what_the_denoiser_believes(
-    steps: int, schedule: str, zoo: Zoo, make: Any, monkeypatch: pytest.MonkeyPatch
+    steps: int, process: str, zoo: Zoo, make: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    denoiser = f"denoiser={{width: 16, depth: 1, heads: 2, sampling_steps: {steps}, schedule: {schedule}}}"
-    generator, _ = make("d2nwg", denoiser, steps=0)
+    generator, data = make("d2nwg", f"denoiser={{depth: 1, sampling_steps: {steps}, {process}}}", steps=0)
     assert isinstance(generator, D2NWG)
-    truth = 3 * torch.randn(1, len(generator.position), generator.config.codec.latent)  # beyond [-1, 1]: no clipping
+    layout = data.problem.forms[0].layout
+    truth = 3 * torch.randn(1, len(generator.frame(layout)), generator.config.codec.latent)  # no clipping
 
-    def velocity(noisy: Tensor, time: Tensor, condition: Tensor) -> Tensor:
-        signal = generator.scheduler.alphas_cumprod[time][:, None, None].sqrt()
+    def velocity(noisy: Tensor, time: Tensor, condition: Any, frame: Any) -> Tensor:
+        if "flow" in process:
+            return (noisy - truth) / (time / 1000)[:, None, None]
+        signal = generator.process.scheduler.alphas_cumprod[time][:, None, None].sqrt()
         sigma = (1 - signal.square()).sqrt()
         return signal * (noisy - signal * truth) / sigma - sigma * truth
 
-    monkeypatch.setattr(generator, "_velocity", velocity)
-    written = generator.write(condition(zoo, [0, 1]), torch.Generator().manual_seed(0))
-    expected = generator._decode(truth).expand_as(written)
+    monkeypatch.setattr(generator.denoiser, "forward", velocity)
+    written = generator.write(condition(zoo, [0, 1]), layout, torch.Generator().manual_seed(0))
+    expected = generator.decode(truth, layout).expand_as(written)
     torch.testing.assert_close(written, expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("process", ["v", "flow"])
+def test_both_processes_learn(process: str, make: Any) -> None:
+    generator, data = make("d2nwg", f"denoiser={{depth: 1, sampling_steps: 3, process: {process}}}", steps=0)
+    stage = next(stage for stage in generator.stages() if stage.name == "diffusion")
+    losses = descend(generator, stage.trains, stage.loss, data.batch(stage, 0), 25)
+    assert losses[-1] < 0.98 * losses[0]
+
+
+def test_given_layers_stay_and_the_others_fit_them(zoo: Zoo, make: Any) -> None:
+    generator, data = make("d2nwg")
+    layout, values = data.problem.forms[0].layout, data.held[0].val.values[:2]
+    given = generator.frame(layout).position[:, 0] == 0
+    seed = torch.Generator()
+    filled = generator.fill(condition(zoo, [0, 1]), layout, values, given, seed.manual_seed(0))
+    assert filled[:, given].equal(values[:, given])
+    assert not filled[:, ~given].allclose(values[:, ~given])
+    other = generator.fill(condition(zoo, [0, 1]), layout, 2 * values, given, seed.manual_seed(0))
+    assert not other[:, ~given].allclose(filled[:, ~given], atol=1e-5), "what is given must have an influence"
+    hidden = torch.where(given[:, None], values, torch.full_like(values, 7.0))
+    again = generator.fill(condition(zoo, [0, 1]), layout, hidden, given, seed.manual_seed(0))
+    assert again.equal(filled), "what is not given must have none"
 
 
 def test_output_tokens_know_their_class(make: Any) -> None:
     generator, data = make("d2nwg", steps=0)
-    roles = data.problem.tokenizer.roles
-    for (layer, role, row, _), found in zip(
-        generator.position.tolist(), generator.class_of_token.tolist(), strict=True
-    ):
+    roles, frame = data.problem.tokenizer.roles, generator.frame(data.problem.forms[0].layout)
+    for (layer, role, row, _), found in zip(frame.position.tolist(), frame.class_of_token.tolist(), strict=True):
         assert found == (row if (layer, roles[role]) == (1, "weight") else -1)
 
 
 def test_condition_and_weights_share_a_space(zoo: Zoo, make: Any) -> None:
     generator, data = make("d2nwg")
-    tasks, networks = generator.embed_condition(condition(zoo, [0, 1])), generator.embed_weights(data.val.values)
+    tasks, networks = (
+        generator.embed_condition(condition(zoo, [0, 1])),
+        generator.embed_weights(data.held[0].val.values, data.held[0].form.layout),
+    )
     for vectors in (tasks, networks):
         torch.testing.assert_close(vectors.norm(dim=1), torch.ones(len(vectors)))
     assert tasks.shape[1] == networks.shape[1]
@@ -262,6 +302,6 @@ def test_condition_and_weights_share_a_space(zoo: Zoo, make: Any) -> None:
 
 def test_latents_are_standardised_before_diffusion(make: Any) -> None:
     generator, data = make("d2nwg", steps=0)
-    latents = generator._latents(data.train.values)
+    latents = generator.latents(data.groups[0].train.values, data.groups[0].form.layout)
     torch.testing.assert_close(latents.mean((0, 1)), torch.zeros(4), atol=1e-4, rtol=0)
     torch.testing.assert_close(latents.std((0, 1), correction=0), torch.ones(4), atol=1e-3, rtol=0)

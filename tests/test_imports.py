@@ -21,8 +21,9 @@ LAYERS = (
     {"jobs", "large_jobs"},
     {"generate", "evaluate", "decode_jobs", "compose_jobs"},
     {"train", "training_data", "resume", "retrieve", "compose", "decode", "evaluation", "large", "portfolio"},
+    {"subjects"},
     {"generators", "checkpoint"},
-    {"codecs", "conditioners", "fusion"},
+    {"codecs", "conditioners", "fusion", "diffusion"},
     {"nn", "augment", "types", "results", "decode_results", "zoo_results", "progress"},
 )
 DEPTH = {unit: depth for depth, layer in enumerate(LAYERS) for unit in layer}

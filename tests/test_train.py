@@ -180,7 +180,7 @@ def test_a_stage_changes_what_it_trains_and_nothing_else(zoo: Zoo, config: Gener
     generator = fresh_generator(config, data)
     names = {id(module): name for name, module in generator.named_children()}
     for stage in generator.stages():
-        generator.prepare(stage.name, data.train.values)
+        generator.prepare(stage.name, data.token_sets())
         before, buffers = parameters(generator), {n: b.clone() for n, b in generator.named_buffers()}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -213,7 +213,7 @@ def test_the_averaged_weights_end_up_in_the_model(zoo: Zoo, tmp_path: Path) -> N
     for ema in (0.5, 0.0):
         settings = stage.config.model_copy(update={"ema": ema})
         twin = fresh_generator(config, data)
-        twin.prepare("codec", data.train.values)
+        twin.prepare("codec", data.token_sets())
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             run_stage(
@@ -224,7 +224,7 @@ def test_the_averaged_weights_end_up_in_the_model(zoo: Zoo, tmp_path: Path) -> N
     assert any(not averaged[name].equal(last[name]) for name in averaged)
 
     plain = fresh_generator(config, data)
-    plain.prepare("codec", data.train.values)
+    plain.prepare("codec", data.token_sets())
     recorder = Recorder(plain, plain.stages()[0].loss)
     settings = stage.config.model_copy(update={"ema": 0.0})
     with warnings.catch_warnings():
@@ -258,7 +258,7 @@ def test_logs_name_the_parts_of_the_loss(zoo: Zoo, config: GeneratorConfig, tiny
     data = TrainingData(zoo, config)
     generator = fresh_generator(config, data)
     stage = generator.stages()[0]
-    generator.prepare("codec", data.train.values)
+    generator.prepare("codec", data.token_sets())
     loss = stage.loss(data.batch(stage, 0))
     row = read_history(tiny_generator)["stages"]["codec"]["log"][0]
     assert row.keys() == {"step", "loss", *loss.parts}

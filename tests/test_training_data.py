@@ -61,7 +61,7 @@ def test_the_test_split_is_never_read(zoo: Zoo, config: GeneratorConfig, monkeyp
     doubles = {row.numpy().tobytes() for row in images["x"][images["part"] != 2]} & hidden
     assert not (shown & hidden) - doubles
     held_out = {task.name for task in zoo.tasks("test")} | {task.name for task in zoo.tasks("val")}
-    assert not held_out & {task.name for task in data.train.tasks}
+    assert not held_out & {task.name for task in data.groups[0].train.tasks}
 
 
 def test_the_history_names_no_held_out_task(zoo: Zoo, tiny_generator: Path) -> None:
@@ -80,8 +80,8 @@ def test_statistics_and_reference_come_from_training_networks(zoo: Zoo, config: 
     data = TrainingData(zoo, config)
     train_split = datasets.load_members(zoo, "train")
     reference = datasets.reference_of(train_split)
-    assert data.problem.reference is not None
-    assert all(data.problem.reference[name].equal(value) for name, value in reference.items())
+    assert data.problem.forms[0].reference is not None
+    assert all(data.problem.forms[0].reference[name].equal(value) for name, value in reference.items())
     assert data.problem.tokenizer == Tokenizer.fit(train_split.aligned(reference).weights(), config.token_width)
 
 

@@ -1,9 +1,9 @@
 """Generators on disk: safetensors and JSON, complete or not there at all.
 
 config.json           generator, resolved config, versions, checksums of the other files
-problem.json          layout, tokenizer statistics, shape of an example
+problem.json          layouts, tokenizer statistics, shape of an example
 model.safetensors     parameters and buffers
-reference.safetensors alignment reference (only if networks were aligned)
+reference.safetensors alignment references (only if networks were aligned)
 history.json          losses and validation measurements, the tasks that were trained on
 """
 
@@ -16,17 +16,20 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from weightgen import __version__
-from weightgen.generators import Generator, Problem, generator_class
+from weightgen.generators import Form, Generator, Problem, generator_class
 from zoo import safefile
 from zoo.config import dump_config, parse_config
 from zoo.errors import BadArtefact, UsageError
 from zoo.tokens import Tokenizer
 from zoo.types import Layout
 
-FORMAT = 1
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FORMAT = 2
 CONFIG, PROBLEM, MODEL, REFERENCE, HISTORY = (
     "config.json",
     "problem.json",
@@ -77,14 +80,9 @@ def save_generator(folder: Path, generator: Generator, history: Mapping[str, Any
         side.mkdir()
         problem = generator.problem
         safefile.save(side / MODEL, {k: v.contiguous() for k, v in generator.state_dict().items()})
-        if problem.reference is not None:
-            safefile.save(side / REFERENCE, {k: v.contiguous() for k, v in problem.reference.items()})
-        description = {
-            "layout": problem.layout.to_json(),
-            "tokenizer": problem.tokenizer.to_json(),
-            "input_shape": list(problem.input_shape),
-        }
-        (side / PROBLEM).write_text(json.dumps(description, indent=1), encoding="utf-8")
+        if references := _references(problem):
+            safefile.save(side / REFERENCE, references)
+        (side / PROBLEM).write_text(json.dumps(_describe(problem), indent=1), encoding="utf-8")
         (side / HISTORY).write_text(json.dumps(history, indent=1), encoding="utf-8")
         config = {
             "format": FORMAT,
@@ -137,21 +135,51 @@ def load_generator(folder: Path | str) -> Generator:
     folder = Path(folder)
     config = read_config(folder)
     description = _read_json(folder / PROBLEM)
-    reference = safefile.load(folder / REFERENCE)[0] if (folder / REFERENCE).is_file() else None
+    references = safefile.load(folder / REFERENCE)[0] if (folder / REFERENCE).is_file() else {}
     try:
         cls = generator_class(config["generator"])
         parsed = parse_config(config["config"], cls.config_class, source=str(folder / CONFIG))
-        problem = Problem(
-            Layout.from_json(description["layout"]),
-            Tokenizer.from_json(description["tokenizer"]),
-            reference,
-            tuple(description["input_shape"]),
-        )
-        generator = cls(parsed, problem)
+        generator = cls(parsed, _problem(description, references))
         generator.load_state_dict(safefile.load(folder / MODEL)[0])
     except (KeyError, TypeError, RuntimeError, UsageError) as error:
         raise BadArtefact(f"the files of {folder} do not fit each other ({error})", "train it again") from error
     return generator.eval()
+
+
+def _references(problem: Problem) -> dict[str, Tensor]:
+    """The references of all forms in one state dict: names begin with the number of the form."""
+    return {
+        f"{i}/{name}": value.contiguous()
+        for i, form in enumerate(problem.forms)
+        for name, value in (form.reference or {}).items()
+    }
+
+
+def _describe(problem: Problem) -> dict[str, Any]:
+    forms = [
+        {
+            "layout": form.layout.to_json(),
+            "input_shape": list(form.input_shape),
+            "reference": form.reference is not None,
+        }
+        for form in problem.forms
+    ]
+    return {
+        "forms": forms,
+        "tokenizer": problem.tokenizer.to_json(),
+        "text_size": problem.text_size,
+        "text_encoder": problem.text_encoder,
+    }
+
+
+def _problem(description: Mapping[str, Any], references: Mapping[str, Tensor]) -> Problem:
+    forms = []
+    for i, form in enumerate(description["forms"]):
+        mine = {name.removeprefix(f"{i}/"): v for name, v in references.items() if name.startswith(f"{i}/")}
+        layout = Layout.from_json(form["layout"])
+        forms.append(Form(layout, mine if form["reference"] else None, tuple(form["input_shape"])))
+    tokenizer = Tokenizer.from_json(description["tokenizer"])
+    return Problem(tuple(forms), tokenizer, description["text_size"], description["text_encoder"])
 
 
 def read_history(folder: Path | str) -> dict[str, Any]:

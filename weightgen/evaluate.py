@@ -25,9 +25,15 @@ def evaluate_on_zoo(
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file", "give a folder")
     generator, history = load_generator(folder), read_history(folder)
+    if len(generator.problem.forms) != 1:
+        raise UsageError(
+            f"the generator {folder} writes {len(generator.problem.forms)} layouts",
+            "evaluate one that writes one layout",
+        )
+    form = generator.problem.forms[0]
     with Zoo.open(zoo) as opened:
-        setting = make_setting(opened, generator.problem.reference, generator.config.shots)
-    if setting.raw.layout.fingerprint != generator.problem.layout.fingerprint:
+        setting = make_setting(opened, form.reference, generator.config.shots)
+    if setting.raw.layout.fingerprint != form.layout.fingerprint:
         raise UsageError(
             f"the generator {folder} writes another layout than the zoo {zoo} holds",
             "evaluate it on the zoo it learned from",

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.embeddings import TimestepEmbedding, get_timestep_embedding
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
 
@@ -30,20 +30,31 @@ def transformer(width: int, depth: int, heads: int) -> nn.TransformerEncoder:
 
 
 class PositionEmbedding(nn.Module):
-    """Sum of learned embeddings of a token's layer, role, row and chunk."""
+    """Embeds a token's layer, role, row and chunk.
+
+    Positions up to ``sizes`` are learned one by one. Beyond them only a linear map of sines and cosines speaks, which
+    every position has, so that longer layouts than those learned from have embeddings too (arXiv 1706.03762, 3.5).
+    """
+
+    WAVES = 32
 
     def __init__(self, sizes: Sequence[int], width: int) -> None:
         """Make one table a coordinate; ``sizes`` holds the number of entries of each."""
         super().__init__()
-        tables = [nn.Embedding(size, width) for size in sizes]
+        tables = [nn.Embedding(size + 1, width, padding_idx=size) for size in sizes]
         for table in tables:
             nn.init.normal_(table.weight, std=0.1)
+            nn.init.zeros_(table.weight[-1])
         self.tables = nn.ModuleList(tables)
+        self.waves = nn.Linear(3 * self.WAVES, width, bias=False)
 
     def forward(self, position: Int[Tensor, "*b t 4"]) -> Float[Tensor, "*b t h"]:
         """Embed positions."""
-        parts = [table(position[..., i]) for i, table in enumerate(self.tables)]
-        return torch.stack(parts).sum(0)
+        tables = [table for table in self.tables if isinstance(table, nn.Embedding)]
+        parts = [table(position[..., i].clamp(max=table.num_embeddings - 1)) for i, table in enumerate(tables)]
+        order = position[..., (0, 2, 3)]  # a role has no order
+        waves = get_timestep_embedding(order.reshape(-1), self.WAVES, flip_sin_to_cos=True, max_period=1000)
+        return torch.stack(parts).sum(0) + self.waves(0.1 * waves.view(*order.shape[:-1], -1))
 
 
 class AttentionPool(nn.Module):
@@ -87,7 +98,11 @@ class ConditionedTransformer(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(
-        self, tokens: Float[Tensor, "b t h"], time: Int[Tensor, " b"], condition: Float[Tensor, "b c h"]
+        self,
+        tokens: Float[Tensor, "b t h"],
+        time: Shaped[Tensor, " b"],
+        condition: Float[Tensor, "b c h"],
+        condition_mask: Bool[Tensor, "b c"] | None = None,
     ) -> Float[Tensor, "b t h"]:
         """Run the blocks.
 
@@ -95,8 +110,12 @@ class ConditionedTransformer(nn.Module):
             tokens: input tokens, positions added.
             time: diffusion time step of each row.
             condition: tokens to attend to.
+            condition_mask: true where there is a condition token; by default everywhere.
         """
         modulation = self.time(get_timestep_embedding(time, self.width, flip_sin_to_cos=True))
+        hidden = None
+        if condition_mask is not None and not bool(condition_mask.all()):
+            hidden = torch.where(condition_mask, 0.0, -1e4).to(tokens.dtype)[:, None]  # b 1 c
         for block in self.blocks:
-            tokens = block(tokens, encoder_hidden_states=condition, timestep=modulation)
+            tokens = block(tokens, encoder_hidden_states=condition, encoder_attention_mask=hidden, timestep=modulation)
         return self.norm(tokens)

@@ -234,7 +234,7 @@ def train_generator(
                 continue
             started = time.monotonic()
             state = partial / f"{stage.name}.state"
-            generator.prepare(stage.name, data.train.values)
+            generator.prepare(stage.name, data.token_sets())
             log = run_stage(generator, stage, data, state, progress)
             accuracy = round(data.validate(generator, stage.judged_by), 4)
             reconstruction = round(data.validate(generator, "reconstruct"), 4)
@@ -251,8 +251,7 @@ def train_generator(
     history = {
         "identity": identity,
         "parameters": sum(p.numel() for p in generator.parameters()),
-        "train_tasks": [task.name for task in data.train.tasks],
-        "val_tasks": [task.name for task in data.val.tasks],
+        **data.task_names(),
         "stages": stages,
     }
     save_generator(out, generator, history)

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from weightgen.augment import augment
-from weightgen.generators import Generator, GeneratorConfig, Problem, Stage
-from weightgen.types import Batch, Condition, Queries
+from weightgen.generators import Form, Generator, GeneratorConfig, Problem, Stage, TokenSet
+from weightgen.subjects import Subject
+from weightgen.subjects.make import TextWords, subject_of
+from weightgen.types import Batch
 from zoo.architectures import family
-from zoo.datasets import ExampleBank, Examples, Members, bank_of, load_members, reference_of
+from zoo.datasets import Members, load_groups, reference_of
 from zoo.errors import BadArtefact
-from zoo.networks import architecture_of, logits_many
+from zoo.networks import architecture_of
 from zoo.seeds import seed_of
 from zoo.split import check_splits
 from zoo.symmetry import rename_outputs
@@ -24,9 +25,8 @@ from zoo.tokens import Tokenizer
 from zoo.types import Task
 from zoo.zoo import Zoo
 
-
-def _tokens(members: Members, tokenizer: Tokenizer) -> Float[Tensor, "n t d"]:
-    return torch.stack([tokenizer.encode(weights).values for weights in members.weights()])
+RECONSTRUCTED = 256
+"""Validation networks a layout that reconstruction is measured on."""
 
 
 def _tasks_of(zoo: Zoo, members: Members) -> tuple[list[Task], Int[Tensor, " n"]]:
@@ -40,10 +40,10 @@ def _tasks_of(zoo: Zoo, members: Members) -> tuple[list[Task], Int[Tensor, " n"]
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """One split of a zoo, in the frame of the problem.
+    """The networks of one layout in one split, in the frame of the problem.
 
     Attributes:
-        members: networks (aligned, if the generator wants them so).
+        members: networks (in one frame, if the generator wants them so).
         values: their tokens.
         tasks: distinct tasks.
         task_of: number of each member's task.
@@ -54,63 +54,136 @@ class Split:
     tasks: Sequence[Task]
     task_of: Int[Tensor, " n"]
 
+    @classmethod
+    def of(cls, zoo: Zoo, members: Members, tokenizer: Tokenizer) -> Split:
+        """Tokenise some members."""
+        values = torch.stack([tokenizer.encode(weights).values for weights in members.weights()])
+        return cls(members, values, *_tasks_of(zoo, members))
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """All that is learned from of one layout.
+
+    Attributes:
+        form: the layout, and the frame its networks are in.
+        train: training networks.
+        subject: their tasks, with training examples.
+    """
+
+    form: Form
+    train: Split
+    subject: Subject
+
+
+@dataclass(frozen=True, eq=False)
+class Held:
+    """What a generator is measured on while it is developed, of one layout.
+
+    Attributes:
+        form: the layout.
+        val: validation networks.
+        support: their tasks, with examples that conditions are drawn from.
+        judge: their tasks, with the examples that networks are scored on; disjoint from those of ``support``.
+    """
+
+    form: Form
+    val: Split
+    support: Subject
+    judge: Subject
+
 
 class TrainingData:
     """Train and validation split of a zoo, ready for a generator. The test split is never read here."""
 
     def __init__(self, zoo: Zoo, config: GeneratorConfig) -> None:
-        """Load, align and tokenise.
+        """Load, bring into one frame and tokenise.
 
         Raises:
             BadArtefact: if there is no train or validation split, a network names no task, or relatives cross splits.
         """
         check_splits(zoo.records())
-        train, val = load_members(zoo, "train"), load_members(zoo, "val")
-        reference = reference_of(train) if config.align else None
-        if reference is not None:
-            train, val = train.aligned(reference), val.aligned(reference)
-        tokenizer = Tokenizer.fit(train.weights(), config.token_width)
-        self.train = Split(train, _tokens(train, tokenizer), *_tasks_of(zoo, train))
-        self.val = Split(val, _tokens(val, tokenizer), *_tasks_of(zoo, val))
         self.config = config
-        self._bank = bank_of(zoo, self.train.tasks, TRAIN)
-        self._val_support = bank_of(zoo, self.val.tasks, VAL, half=0)
-        self._val_bank: ExampleBank = bank_of(zoo, self.val.tasks, VAL, half=1)
-        architecture = architecture_of(train.layout)
-        self._outputs = family(architecture).outputs(architecture)
-        self.problem = Problem(train.layout, tokenizer, reference, tuple(self._bank.x.shape[1:]))
+        words = None if config.text_encoder is None else TextWords(config.text_encoder)
+        train = load_groups(zoo, "train", without=config.leave_out)
+        val = load_groups(zoo, "val", without=config.leave_out)
+        references = {one.layout.fingerprint: self._reference(one) for one in train}
+        framed = [self._framed(one, references[one.layout.fingerprint]) for one in train]
+        tokenizer = Tokenizer.fit((weights for one in framed for weights in one.weights()), config.token_width)
+        self.groups: list[Group] = []
+        for one in framed:
+            split = Split.of(zoo, one, tokenizer)
+            subject = subject_of(zoo, one.layout, split.tasks, TRAIN, config, words=words, vary=True)
+            form = Form(one.layout, references[one.layout.fingerprint], subject.input_shape)
+            self.groups.append(Group(form, split, subject))
+        forms = {group.form.layout.fingerprint: group.form for group in self.groups}
+        self.held: list[Held] = []
+        for one in val:
+            form = forms.get(one.layout.fingerprint)
+            if form is None:
+                continue  # nothing of this layout is learned from
+            split = Split.of(zoo, self._framed(one, form.reference), tokenizer)
+            support, judge = (
+                subject_of(zoo, one.layout, split.tasks, VAL, config, half=half, words=words) for half in (0, 1)
+            )
+            self.held.append(Held(form, split, support, judge))
+        if not self.held:
+            raise BadArtefact(
+                f"no validation network of {zoo.path} has a layout that is learned from",
+                "give the recipe validation tasks",
+            )
+        encoder, size = (None, 0) if words is None else (config.text_encoder, words.size)
+        self.problem = Problem(tuple(forms.values()), tokenizer, size, encoder)
+        sizes = torch.tensor([float(len(group.train.values)) for group in self.groups])
+        self._chance = sizes / sizes.sum()
+
+    def _reference(self, members: Members) -> dict[str, Tensor] | None:
+        dense = members.layout.kind == "dense"
+        return reference_of(members) if self.config.align and dense else None
+
+    def _framed(self, members: Members, reference: Mapping[str, Tensor] | None) -> Members:
+        if reference is not None:
+            return members.aligned(reference)
+        return members.canonical() if self.config.align and members.layout.kind != "dense" else members
+
+    def token_sets(self) -> list[TokenSet]:
+        """Tokens of all training networks, by layout."""
+        return [TokenSet(group.train.values, group.form.layout) for group in self.groups]
+
+    def task_names(self) -> dict[str, list[str]]:
+        """Names of the tasks of both splits."""
+        return {
+            "train_tasks": sorted({task.name for group in self.groups for task in group.train.tasks}),
+            "val_tasks": sorted({task.name for held in self.held for task in held.val.tasks}),
+        }
 
     def batch(self, stage: Stage, step: int) -> Batch:
-        """The batch of one step; the same whenever it is asked for."""
+        """The batch of one step, of one layout; the same whenever it is asked for."""
         seed = seed_of(self.config.seed, stage.name, step)
         generator = torch.Generator().manual_seed(seed)
-        pick = torch.randint(len(self.train.values), (stage.config.batch_size,), generator=generator)
-        task, values, order = self.train.task_of[pick], self.train.values[pick], None
-        if self.config.rename_classes:
-            order = torch.rand(len(pick), self._outputs.size, generator=generator).argsort(-1)
-            tensors = self.problem.tokenizer.tensors(values, self.problem.layout)
-            renamed = rename_outputs(tensors, self._outputs, order)
-            values = self.problem.tokenizer.values(renamed, self.problem.layout)
+        group = self.groups[int(torch.multinomial(self._chance, 1, generator=generator))]
+        train, subject, layout = group.train, group.subject, group.form.layout
+        pick = torch.randint(len(train.values), (stage.config.batch_size,), generator=generator)
+        task, values, order = train.task_of[pick], train.values[pick], None
+        if self.config.rename_classes and subject.classes is not None:
+            order = torch.rand(len(pick), subject.classes, generator=generator).argsort(-1)
+            architecture = architecture_of(layout)
+            tensors = self.problem.tokenizer.tensors(values, layout)
+            renamed = rename_outputs(tensors, family(architecture).outputs(architecture), order)
+            values = self.problem.tokenizer.values(renamed, layout)
         condition = queries = None
         if stage.condition:
-            support = self._bank.support(task, self.config.shots, generator, order)
-            condition = Condition(Examples(self._vary(support.x, generator), support.mask))
+            condition = subject.condition(task, self.config.shots, generator, order)
         if stage.queries:
-            x, y = self._bank.queries(task, stage.queries, generator, order)
-            queries = Queries(self._vary(x, generator), y)
-        return Batch(values, self._bank.identity(task, order), seed, condition, queries)
-
-    def _vary(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        """Augment examples whose leading axes are those of a batch of tasks."""
-        rank = x.ndim - len(self.problem.input_shape)
-        return augment(x.flatten(0, rank - 1), self.config.augment, generator).view_as(x)
+            queries = subject.queries(task, stage.queries, generator, order)
+        return Batch(layout, values, subject.identity(task, order), seed, condition, queries)
 
     @torch.no_grad()
     def validate(self, generator: Generator, ability: str, rounds: int = 5) -> float:
-        """Mean accuracy, on validation images of the validation tasks, of networks from the generator.
+        """Mean score, on validation examples of the validation tasks, of networks from the generator.
 
         As for a user, the examples that networks are generated from were seen by no one before: they come from one half
-        of the validation images, the accuracy from the other.
+        of the validation examples, the score from the other.
 
         Args:
             generator: the model.
@@ -118,36 +191,37 @@ class TrainingData:
                 validation tasks).
             rounds: independent draws of condition and noise; only for ``"sample"``.
         """
-        if ability == "reconstruct":
-            return self._accuracy(generator, generator.reconstruct(self.val.values), self.val.task_of)
-        tasks = torch.arange(len(self.val.tasks))
         scores = []
-        for i in range(rounds):
-            rng = torch.Generator().manual_seed(seed_of(self.config.seed, "validate", i))
-            condition = Condition(self._val_support.support(tasks, self.config.shots, rng))
-            scores.append(self._accuracy(generator, generator.write(condition, rng), tasks))
+        for held in self.held:
+            layout = held.form.layout
+            if ability == "reconstruct":
+                values, task_of = held.val.values[:RECONSTRUCTED], held.val.task_of[:RECONSTRUCTED]
+                scores += self._scores(held, generator.reconstruct(values, layout), task_of)
+                continue
+            tasks = torch.arange(len(held.val.tasks))
+            for i in range(rounds):
+                rng = torch.Generator().manual_seed(seed_of(self.config.seed, "validate", i))
+                condition = held.support.condition(tasks, self.config.shots, rng)
+                scores += self._scores(held, generator.write(condition, layout, rng), tasks)
         return sum(scores) / len(scores)
 
     @torch.no_grad()
     def reconstruction_error(self, generator: Generator) -> float:
         """Squared error of encoded and decoded validation networks, in units of the variance of the weights.
 
-        Averaged over the (layer, role) pairs; 1 is what their mean value would give.
+        Averaged over the (layer, role) pairs of every layout; 1 is what their mean value would give.
         """
-        values, mask = self.val.values, generator.mask
-        error = (generator.reconstruct(values) - values).square()
         ratios = []
-        for pair in generator.position[:, :2].unique(dim=0):
-            here = (generator.position[:, :2] == pair).all(-1)
-            chosen = mask[here].expand(len(values), -1, -1)
-            ratios.append(error[:, here][chosen].mean() / values[:, here][chosen].var())
+        for held in self.held:
+            values, frame = held.val.values[:RECONSTRUCTED], generator.frame(held.form.layout)
+            error = (generator.reconstruct(values, held.form.layout) - values).square()
+            for pair in frame.position[:, :2].unique(dim=0):
+                here = (frame.position[:, :2] == pair).all(-1)
+                chosen = frame.mask[here].expand(len(values), -1, -1)
+                ratios.append(error[:, here][chosen].mean() / values[:, here][chosen].var().clamp(min=1e-12))
         return torch.stack(ratios).mean().item()
 
-    def _accuracy(self, generator: Generator, values: Float[Tensor, "n t d"], task_of: Int[Tensor, " n"]) -> float:
-        tensors = self.problem.tokenizer.tensors(values, self.problem.layout)
-        total = 0.0
-        for i, task in enumerate(task_of.tolist()):
-            x, y = self._val_bank.all(task)
-            logits = logits_many(generator.architecture, {k: v[i : i + 1] for k, v in tensors.items()}, x[None])[0]
-            total += (logits.argmax(-1) == y).float().mean().item()
-        return total / len(task_of)
+    def _scores(self, held: Held, values: Float[Tensor, "n t d"], task_of: Int[Tensor, " n"]) -> list[float]:
+        tensors = self.problem.tokenizer.tensors(values, held.form.layout)
+        one = [{name: value[i : i + 1] for name, value in tensors.items()} for i in range(len(values))]
+        return [held.judge.score(network, task).item() for network, task in zip(one, task_of.tolist(), strict=True)]

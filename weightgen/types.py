@@ -2,43 +2,87 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import abc
+import dataclasses
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from zoo.datasets import Examples
+from zoo.types import Layout
+
+
+@dataclass(frozen=True, eq=False)
+class Vectors:
+    """Texts of a batch of tasks, each as the vector of a frozen text encoder.
+
+    Attributes:
+        x: one vector a text, zero where masked.
+        mask: true where there is a text.
+    """
+
+    x: Float[Tensor, "b k e"]
+    mask: Bool[Tensor, "b k"]
 
 
 @dataclass(frozen=True, eq=False)
 class Condition:
-    """What the user knows about the wanted networks; parts that are not known are ``None``.
+    """What the user knows about the wanted networks, for a batch of tasks; parts that are not known are ``None``.
 
     Attributes:
-        examples: labelled examples, a batch of tasks.
+        examples: labelled examples.
+        description: sentences that describe the task.
+        labels: the name or verbalisation of each class, in the order of the classes.
+        texts: unlabelled example texts.
+        architecture: sentences that say which network is wanted (the instruction of IGPG).
     """
 
     examples: Examples | None = None
+    description: Vectors | None = None
+    labels: Vectors | None = None
+    texts: Vectors | None = None
+    architecture: Vectors | None = None
+
+    def parts(self) -> dict[str, Any]:
+        """The parts that are known, by name."""
+        named = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
+        return {name: part for name, part in named.items() if part is not None}
 
     def __len__(self) -> int:
-        return 0 if self.examples is None else len(self.examples.x)
+        return next((len(part.x) for part in self.parts().values()), 0)
+
+    def without(self, names: Collection[str]) -> Condition:
+        """The same knowledge less some parts."""
+        return Condition(**{name: part for name, part in self.parts().items() if name not in names})
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Condition:
+        """Apply a function to every tensor."""
+        parts = self.parts()
+        return Condition(**{name: type(part)(change(part.x), change(part.mask)) for name, part in parts.items()})
 
     def repeat(self, times: int) -> Condition:
         """Every task ``times`` times in a row."""
-        if self.examples is None:
-            return self
-        x, mask = self.examples.x, self.examples.mask
-        return Condition(Examples(x.repeat_interleave(times, 0), mask.repeat_interleave(times, 0)))
+        return self.map(lambda tensor: tensor.repeat_interleave(times, 0))
 
 
-@dataclass(frozen=True, eq=False)
-class Queries:
+class Queries(abc.ABC):
     """Labelled examples on which generated networks are judged while training; disjoint in role from the condition."""
 
-    x: Float[Tensor, "b q ..."]
-    y: Int[Tensor, "b q"]
+    @abc.abstractmethod
+    def loss(self, tensors: Mapping[str, Tensor]) -> Float[Tensor, " b"]:
+        """Task loss of ``b`` networks, each on the examples of its own task; differentiable in the weights.
+
+        Args:
+            tensors: state dict whose values have a leading axis of size ``b``.
+        """
+
+    @abc.abstractmethod
+    def to(self, device: torch.device) -> Queries:
+        """The same examples on another device."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,13 +90,15 @@ class Batch:
     """One training batch.
 
     Attributes:
-        values: tokens of ``b`` networks of one layout.
+        layout: shared by all networks of the batch.
+        values: tokens of ``b`` networks.
         task: number of each network's task (classes and their order), to know which networks belong together.
         seed: decides every random number that the loss draws, so that a step can be repeated exactly.
         condition: what is known about each network's task, if the stage asked for it.
         queries: examples of each network's task to compute a behavioural loss on, if the stage asked for them.
     """
 
+    layout: Layout
     values: Float[Tensor, "b t d"]
     task: Int[Tensor, " b"]
     seed: int
@@ -61,16 +107,13 @@ class Batch:
 
     def to(self, device: torch.device, non_blocking: bool = False) -> Batch:
         """The same batch on another device; the trainer calls it."""
-
-        def move(tensor: Tensor) -> Tensor:
-            return tensor.to(device, non_blocking=non_blocking)
-
-        condition, queries = self.condition, self.queries
-        if condition is not None and condition.examples is not None:
-            condition = Condition(Examples(move(condition.examples.x), move(condition.examples.mask)))
-        if queries is not None:
-            queries = Queries(move(queries.x), move(queries.y))
-        return Batch(move(self.values), move(self.task), self.seed, condition, queries)
+        return dataclasses.replace(
+            self,
+            values=self.values.to(device, non_blocking=non_blocking),
+            task=self.task.to(device, non_blocking=non_blocking),
+            condition=None if self.condition is None else self.condition.map(lambda tensor: tensor.to(device)),
+            queries=None if self.queries is None else self.queries.to(device),
+        )
 
     def generator(self) -> torch.Generator:
         """A fresh random generator for this batch."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from zoo import kinds
 from zoo.architectures import family
 from zoo.errors import BadArtefact, UsageError
 from zoo.networks import architecture_of
@@ -45,28 +46,57 @@ class Members:
         moved = [align(self.one(i), reference, groups) for i in range(len(self))]
         return Members(self.layout, self.records, {n: torch.stack([m[n] for m in moved]) for n in reference})
 
+    def canonical(self) -> Members:
+        """The same weights in the canonical form of their kind."""
+        moved = [kinds.canonical(weights).tensors for weights in self.weights()]
+        return Members(self.layout, self.records, {n: torch.stack([m[n] for m in moved]) for n in self.tensors})
+
     def weights(self) -> list[Weights]:
         """The members one by one."""
         return [Weights(self.layout, self.one(i)) for i in range(len(self))]
 
 
+def load_groups(zoo: Zoo, split: str, *, without: Collection[str] = ()) -> list[Members]:
+    """Read all weights of a split, those of one layout together.
+
+    Args:
+        zoo: where from.
+        split: ``"train"``, ``"val"`` or ``"test"``.
+        without: names of tasks whose weights are left out.
+
+    Returns:
+        One ``Members`` a layout, in the order of the layouts' fingerprints.
+
+    Raises:
+        BadArtefact: if there is none.
+    """
+    records = [record for record in zoo.records(split=split) if record.task not in without]
+    if not records:
+        raise BadArtefact(f"the zoo {zoo.path} has no networks in the split {split!r}", "build or collect some first")
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        groups.setdefault(record.layout.fingerprint, []).append(record)
+    return [_members(zoo, groups[key]) for key in sorted(groups)]
+
+
+def _members(zoo: Zoo, records: Sequence[Record]) -> Members:
+    networks = [zoo.weights(record).tensors for record in records]
+    stacked = {name: torch.stack([network[name] for network in networks]) for name in networks[0]}
+    return Members(records[0].layout, tuple(records), stacked)
+
+
 def load_members(zoo: Zoo, split: str) -> Members:
-    """Read all dense networks of a split.
+    """Read all weights of a split of a zoo with one layout.
 
     Raises:
         BadArtefact: if there is none, or if they have several layouts.
     """
-    records = zoo.records(kind="dense", split=split)
-    if not records:
-        raise BadArtefact(f"the zoo {zoo.path} has no networks in the split {split!r}", "build or collect some first")
-    layouts = {record.layout.fingerprint for record in records}
-    if len(layouts) > 1:
+    groups = load_groups(zoo, split)
+    if len(groups) > 1:
         raise BadArtefact(
-            f"the split {split!r} of the zoo {zoo.path} holds {len(layouts)} layouts", "train on a zoo of one layout"
+            f"the split {split!r} of the zoo {zoo.path} holds {len(groups)} layouts", "use a zoo of one layout"
         )
-    networks = [zoo.weights(record).tensors for record in records]
-    stacked = {name: torch.stack([network[name] for network in networks]) for name in networks[0]}
-    return Members(records[0].layout, tuple(records), stacked)
+    return groups[0]
 
 
 def reference_of(members: Members) -> dict[str, Tensor]:
@@ -182,9 +212,10 @@ class ExampleBank:
         return classes if order is None else classes.gather(1, order)
 
     def identity(self, tasks: Int[Tensor, " b"], order: Int[Tensor, "b c"] | None = None) -> Int[Tensor, " b"]:
-        """A number that is equal for equal classes in equal order, and differs otherwise (up to 12 classes of 30)."""
+        """A number that is equal for equal classes in equal order, and differs otherwise but for rare chance."""
         classes = self._ordered(tasks, order)
-        return (classes * 31 ** torch.arange(classes.shape[1])).sum(1)
+        digits = 1_000_003 ** torch.arange(classes.shape[1])  # wraps around: a hash
+        return ((classes + 1) * digits).sum(1)
 
     def queries(
         self,
@@ -208,12 +239,23 @@ class ExampleBank:
 
 
 def bank_of(zoo: Zoo, tasks: Sequence[Task], part: int, *, half: int | None = None) -> ExampleBank:
-    """Example bank over tasks that share one stored data set; arguments as in ``ExampleBank``.
+    """Example bank over tasks on stored data sets; arguments as in ``ExampleBank``.
 
     Raises:
-        BadArtefact: if there is no task, or the tasks refer to several data sets.
+        BadArtefact: if there is no task, or the data sets have examples of different shapes or types.
     """
-    names = {task.dataset for task in tasks}
-    if len(names) != 1:
-        raise BadArtefact(f"the tasks refer to {len(names)} data sets, one is needed", "rebuild the zoo")
-    return ExampleBank(zoo.dataset(names.pop()), tasks, part, half=half)
+    names = sorted({task.dataset for task in tasks})
+    if not names:
+        raise BadArtefact(f"the zoo {zoo.path} has no tasks to draw examples of", "rebuild the zoo")
+    found = {name: zoo.dataset(name) for name in names}
+    forms = {(tuple(data["x"].shape[1:]), data["x"].dtype) for data in found.values()}
+    if len(forms) > 1:
+        raise BadArtefact(f"the data sets {', '.join(names)} have examples of different forms", "rebuild the zoo")
+    first, labels, count = {}, [], 0  # classes of one data set follow those of the one before
+    for name, data in found.items():
+        first[name] = count
+        labels.append(data["y"].long() + count)
+        count += int(data["y"].max()) + 1
+    joined = {key: torch.cat([data[key] for data in found.values()]) for key in ("x", "part")}
+    moved = [replace(task, classes=tuple(first[task.dataset] + label for label in task.classes)) for task in tasks]
+    return ExampleBank({**joined, "y": torch.cat(labels)}, moved, part, half=half)

@@ -7,6 +7,7 @@ statistics that cost exactness live (the tokenizer itself is exact).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Self
 
 import torch
@@ -34,6 +35,18 @@ class VAEConfig(StrictConfig):
         return self
 
 
+Networks = tuple[Float[Tensor, "n t d"], Bool[Tensor, "t d"], Int[Tensor, "t 4"]]
+"""Tokens, mask and positions of some networks of one layout."""
+
+
+def _of_role(networks: Networks, role: int) -> tuple[Int[Tensor, " v"], Float[Tensor, " v"]]:
+    """Layer and value of every weight of a role."""
+    values, mask, position = networks
+    here = mask & (position[:, 1] == role)[:, None]
+    layer = position[:, 0][:, None].expand_as(mask)[here]
+    return layer.repeat(len(values)), values[:, here].flatten()
+
+
 class VAE(nn.Module):
     """Maps the tokens of a network to as many latent vectors, and back."""
 
@@ -57,21 +70,31 @@ class VAE(nn.Module):
         self.from_latent = nn.Linear(config.latent, config.width)
         self.decoder = transformer(config.width, config.depth, config.heads)
         self.out = nn.Linear(config.width, token_width)
-        self.register_buffer("normal_mean", torch.zeros(positions[:2]))
-        self.register_buffer("normal_std", torch.ones(positions[:2]))
+        self.register_buffer("normal_mean", torch.zeros(positions[0] + 1, positions[1]))
+        self.register_buffer("normal_std", torch.ones(positions[0] + 1, positions[1]))
 
-    def fit_normal(
-        self, values: Float[Tensor, "n t d"], mask: Bool[Tensor, "t d"], position: Int[Tensor, "t 4"]
-    ) -> None:
-        """Measure mean and deviation of every (layer, role) on the training networks."""
-        for layer, role in position[:, :2].unique(dim=0).tolist():
-            here = (position[:, 0] == layer) & (position[:, 1] == role)
-            picked = values[:, here][:, mask[here]]
-            self.normal_mean[layer, role] = picked.mean()
-            self.normal_std[layer, role] = picked.std(correction=0).clamp(min=1e-6)
+    def fit_normal(self, networks: Sequence[Networks]) -> None:
+        """Measure mean and deviation of every (layer, role) on the training networks.
+
+        A layer without weights of a role, and layers beyond those that occur, take those of the role everywhere.
+        """
+        layers, roles = len(self.normal_mean) - 1, self.normal_mean.shape[1]
+        for role in range(roles):
+            picked = [_of_role(one, role) for one in networks]
+            layer = torch.cat([where for where, _ in picked])
+            value = torch.cat([what for _, what in picked])
+            self._set_normal(slice(None), role, value)
+            for number in range(layers):
+                self._set_normal(number, role, value[layer == number])
+
+    def _set_normal(self, layer: int | slice, role: int, values: Float[Tensor, " n"]) -> None:
+        if len(values):
+            self.normal_mean[layer, role] = values.mean()
+            self.normal_std[layer, role] = values.std(correction=0).clamp(min=1e-6)
 
     def _normal(self, position: Int[Tensor, "t 4"]) -> tuple[Tensor, Tensor]:
-        layer, role = position[:, 0], position[:, 1]
+        """Mean and deviation of each token; layers beyond those measured have those of their role."""
+        layer, role = position[:, 0].clamp(max=len(self.normal_mean) - 1), position[:, 1]
         return self.normal_mean[layer, role][:, None], self.normal_std[layer, role][:, None]
 
     def posterior(

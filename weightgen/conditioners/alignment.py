@@ -45,19 +45,19 @@ class Alignment(nn.Module):
         hidden = self.reader(self.from_latent(latent) + self.position(position))
         return F.normalize(self.weights_side(hidden.mean(1)), dim=-1)
 
-    def embed_condition(self, tokens: Float[Tensor, "b k h"]) -> Float[Tensor, "b e"]:
-        """Unit vectors of conditions."""
-        return F.normalize(self.condition_side(tokens).mean(1), dim=-1)
+    def embed_condition(self, pooled: Float[Tensor, "b h"]) -> Float[Tensor, "b e"]:
+        """Unit vectors of conditions, from the mean of their tokens."""
+        return F.normalize(self.condition_side(pooled), dim=-1)
 
     def loss(
         self,
         latent: Float[Tensor, "b t c"],
         position: Int[Tensor, "t 4"],
-        tokens: Float[Tensor, "b k h"],
+        pooled: Float[Tensor, "b h"],
         task: Int[Tensor, " b"],
     ) -> Loss:
         """Symmetric cross-entropy over the batch; ``accuracy`` is how often the best match is of the same task."""
-        similarity = self.embed_weights(latent, position) @ self.embed_condition(tokens).T
+        similarity = self.embed_weights(latent, position) @ self.embed_condition(pooled).T
         scaled = similarity * self.log_scale.exp().clamp(max=100.0)
         same = (task[:, None] == task[None, :]).to(scaled.dtype)
         target = same / same.sum(1, keepdim=True)

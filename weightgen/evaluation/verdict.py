@@ -103,7 +103,7 @@ def evaluate_generator(
     for number, seed in enumerate(seeds):
         examples = setting.examples(seed)
         started = time.perf_counter()
-        networks = generator.networks(Condition(examples), seed, candidates)
+        networks = generator.networks(Condition(examples), setting.raw.layout, seed, candidates)
         costs["generate_seconds"] = costs.get("generate_seconds", 0.0) + time.perf_counter() - started
         accuracy = setting.accuracy(networks)
         rows.add("generated", accuracy, setting.support_accuracy(networks, examples).argmax(1))
@@ -111,7 +111,7 @@ def evaluate_generator(
         if number == 0:
             new = novelty(setting, networks, _first(setting, generator))
         for name, control in (("shuffled", shuffled(examples, seed)), ("junk", junk(examples, seed))):
-            controls.add(name, setting.accuracy(generator.networks(Condition(control), seed)))
+            controls.add(name, setting.accuracy(generator.networks(Condition(control), setting.raw.layout, seed)))
         for name, method in METHODS.items():
             wanted = candidates if name in BEST_OF else 1
             networks = method(setting, examples, seed, wanted)
@@ -125,7 +125,8 @@ def evaluate_generator(
 
 def _first(setting: Setting, generator: Generator) -> Stacked:
     """Reference for distances: the generator's own, or the first aligned training network."""
-    reference = generator.problem.reference
+    form = generator.problem.form(setting.raw.layout)
+    reference = None if form is None else form.reference
     return reference if reference is not None else setting.aligned.one(0)
 
 

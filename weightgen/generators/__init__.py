@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -46,7 +46,9 @@ class GeneratorConfig(StrictConfig):
     seed: int = 0
     threads: int = Field(default=0, ge=0, description="threads of torch while training and judging; 0: its own choice")
     token_width: int = Field(default=64, ge=1)
-    align: bool = Field(default=True, description="align hidden units of the zoo before learning from it")
+    align: bool = Field(default=True, description="bring the zoo into one frame: align hidden units, gauge adapters")
+    leave_out: list[str] = Field(default=[], description="names of tasks of the zoo that are not learned from")
+    text_encoder: str | None = Field(default=None, description="frozen encoder of descriptions and labels, if used")
     shots: int = Field(default=10, ge=1, description="examples a class that a condition holds while training")
     augment: AugmentConfig = AugmentConfig()
     rename_classes: bool = Field(default=True, description="train on random orders of the classes of every task")
@@ -76,77 +78,162 @@ class Stage:
 
 
 @dataclass(frozen=True, eq=False)
-class Problem:
-    """What a generator is built for: the layout it writes, and the form of a condition.
+class Form:
+    """One layout that a generator writes.
 
     Attributes:
-        layout: layout of the generated networks.
-        tokenizer: fitted on the train split.
-        reference: alignment reference in whose frame networks are generated, or ``None`` if not aligned.
-        input_shape: shape of one example.
+        layout: names and shapes.
+        reference: alignment reference in whose frame networks are generated; ``None`` if they are not aligned.
+        input_shape: shape of one example; empty for adapters of a text encoder.
     """
 
     layout: Layout
+    reference: Mapping[str, Tensor] | None = None
+    input_shape: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """What a generator is built for: the layouts it writes, and the form of a condition.
+
+    Attributes:
+        forms: the layouts that it learns from.
+        tokenizer: fitted on the train split.
+        text_size: size of the vectors that texts of a condition are given as; 0 if there are none.
+        text_encoder: name of the frozen encoder that makes them.
+    """
+
+    forms: tuple[Form, ...]
     tokenizer: Tokenizer
-    reference: Mapping[str, Tensor] | None
-    input_shape: tuple[int, ...]
+    text_size: int = 0
+    text_encoder: str | None = None
+
+    def form(self, layout: Layout) -> Form | None:
+        """The form of a layout, or ``None`` if it was not learned from."""
+        return next((form for form in self.forms if form.layout.fingerprint == layout.fingerprint), None)
+
+    def sizes(self) -> tuple[int, int, int, int]:
+        """Number of layers, roles, rows and chunks that occur."""
+        most = torch.stack([self.tokenizer.template(form.layout)[1].amax(0) for form in self.forms]).amax(0) + 1
+        layers, _, rows, chunks = most.tolist()
+        return layers, len(self.tokenizer.roles), rows, chunks
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """The tokens of a layout without their values.
+
+    Attributes:
+        layout: names and shapes.
+        mask: where a token holds a value.
+        position: layer, role, row and chunk of each token.
+        class_of_token: the class whose output weights a token holds, or -1.
+    """
+
+    layout: Layout
+    mask: Bool[Tensor, "t d"]
+    position: Int[Tensor, "t 4"]
+    class_of_token: Int[Tensor, " t"]
+
+    def __len__(self) -> int:
+        return len(self.position)
+
+    @classmethod
+    def of(cls, layout: Layout, tokenizer: Tokenizer) -> Frame:
+        """Frame of a layout.
+
+        Raises:
+            UsageError: if the layout has a role that the tokenizer has not seen.
+        """
+        mask, position = tokenizer.template(layout)
+        return cls(layout, mask, position, _class_of_token(layout, tokenizer, position))
+
+    def to(self, device: torch.device) -> Frame:
+        """The same frame on another device."""
+        return Frame(self.layout, self.mask.to(device), self.position.to(device), self.class_of_token.to(device))
+
+
+def _class_of_token(layout: Layout, tokenizer: Tokenizer, position: Int[Tensor, "t 4"]) -> Int[Tensor, " t"]:
+    """Rows of the last layer of a classifier belong to one class each."""
+    result = torch.full((len(position),), -1)
+    if layout.config.get("architecture") is None:
+        return result
+    architecture = architecture_of(layout)
+    specs = {spec.name: spec for spec in layout.tensors}
+    for name, axis in family(architecture).outputs(architecture).axes:
+        spec = specs[name]
+        if axis == 0 and len(spec.shape) > 1:
+            here = (position[:, :2] == torch.tensor([spec.layer, tokenizer.roles.index(spec.role)])).all(-1)
+            result[here] = position[here, 2]
+    return result
+
+
+@dataclass(frozen=True, eq=False)
+class TokenSet:
+    """Tokens of the training networks of one layout, for statistics."""
+
+    values: Float[Tensor, "n t d"]
+    layout: Layout
 
 
 class Generator(nn.Module, abc.ABC):
-    """Writes weights for tasks. Subclasses are final; see ``contract`` tests for what every one of them fulfils."""
+    """Writes weights for tasks. Subclasses are final; see ``contract`` tests for what every one of them fulfils.
+
+    Attributes:
+        name: the name in configs.
+        config_class: its configuration.
+        random: whether several networks for one condition differ.
+    """
 
     name: ClassVar[str]
+    random: ClassVar[bool] = True
     config_class: ClassVar[type[GeneratorConfig]]
 
     def __init__(self, config: GeneratorConfig, problem: Problem) -> None:
-        """Keep config and problem; positions and mask of the layout become buffers."""
+        """Keep config and problem."""
         super().__init__()
         self.config, self.problem = config, problem
-        mask, position = problem.tokenizer.template(problem.layout)
-        self.register_buffer("mask", mask, persistent=False)
-        self.register_buffer("position", position, persistent=False)
-        self.architecture = architecture_of(problem.layout)
-        self.register_buffer("class_of_token", self._class_of_token(), persistent=False)
+        self._frames: dict[str, Frame] = {}
 
-    mask: Tensor
-    position: Tensor
-    class_of_token: Tensor
+    def frame(self, layout: Layout) -> Frame:
+        """Tokens of a layout without their values, where the parameters are.
 
-    def _class_of_token(self) -> Int[Tensor, " t"]:
-        """The class whose output weights a token holds, or -1: rows of the last layer belong to one class each."""
-        layout, tokenizer = self.problem.layout, self.problem.tokenizer
-        specs = {spec.name: spec for spec in layout.tensors}
-        result = torch.full((len(self.position),), -1)
-        for name, axis in family(self.architecture).outputs(self.architecture).axes:
-            spec = specs[name]
-            if axis == 0 and len(spec.shape) > 1:
-                where = torch.tensor([spec.layer, tokenizer.roles.index(spec.role)])
-                here = (self.position[:, :2] == where).all(-1)
-                result[here] = self.position[here, 2]
-        return result
+        Raises:
+            UsageError: if the layout has a role that the tokenizer has not seen.
+        """
+        device = next(self.parameters()).device
+        known = self._frames.get(layout.fingerprint)
+        if known is None or known.mask.device != device:
+            known = self._frames[layout.fingerprint] = Frame.of(layout, self.problem.tokenizer).to(device)
+        return known
 
     @abc.abstractmethod
     def stages(self) -> Sequence[Stage]:
         """Training stages in order."""
 
     @abc.abstractmethod
-    def prepare(self, stage: str, values: Float[Tensor, "n t d"]) -> None:
+    def prepare(self, stage: str, networks: Sequence[TokenSet]) -> None:
         """Measure statistics on the tokens of all training networks before a stage starts."""
 
     @abc.abstractmethod
-    def reconstruct(self, values: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
+    def reconstruct(self, values: Float[Tensor, "b t d"], layout: Layout) -> Float[Tensor, "b t d"]:
         """Encode and decode networks without noise."""
 
     @abc.abstractmethod
-    def write(self, condition: Condition, generator: torch.Generator) -> Float[Tensor, "b t d"]:
+    def write(self, condition: Condition, layout: Layout, generator: torch.Generator) -> Float[Tensor, "b t d"]:
         """Tokens of one network for every task of a batch of conditions."""
 
+    def writes(self, layout: Layout) -> bool:
+        """Whether networks of a layout can be written; by default those that were learned from."""
+        return self.problem.form(layout) is not None
+
     @torch.no_grad()
-    def networks(self, condition: Condition, seed: int, candidates: int = 1) -> dict[str, Tensor]:
+    def networks(self, condition: Condition, layout: Layout, seed: int, candidates: int = 1) -> dict[str, Tensor]:
         """Generate networks for a batch of tasks.
 
         Args:
             condition: ``b`` tasks.
+            layout: the layout wanted.
             seed: decides the result together with the condition.
             candidates: networks a task.
 
@@ -154,9 +241,9 @@ class Generator(nn.Module, abc.ABC):
             State dict whose values have the leading axes ``b`` and ``candidates``.
         """
         generator = torch.Generator().manual_seed(seed)
-        values = self.write(condition.repeat(candidates), generator)
+        values = self.write(condition.repeat(candidates), layout, generator)
         values = values.unflatten(0, (len(condition), candidates))
-        return self.problem.tokenizer.tensors(values, self.problem.layout)
+        return self.problem.tokenizer.tensors(values, layout)
 
     def sample(self, condition: Condition, layout: Layout, n: int, seed: int) -> list[Weights]:
         """Generate ``n`` networks for one task.
@@ -170,15 +257,15 @@ class Generator(nn.Module, abc.ABC):
         Raises:
             UsageError: if the generator cannot write this layout, or the condition is not exactly one task.
         """
-        if layout.fingerprint != self.problem.layout.fingerprint:
-            own = self.problem.layout.fingerprint[:12]
+        if not self.writes(layout):
+            own = ", ".join(form.layout.fingerprint[:12] for form in self.problem.forms)
             raise UsageError(
                 f"the generator writes the layout {own}, not {layout.fingerprint[:12]}",
                 "train a generator on a zoo of the wanted layout",
             )
         if len(condition) != 1:
             raise UsageError(f"one task is needed, the condition holds {len(condition)}")
-        tensors = self.networks(condition, seed, n)
+        tensors = self.networks(condition, layout, seed, n)
         return [Weights(layout, {k: v[0, i].contiguous() for k, v in tensors.items()}) for i in range(n)]
 
 

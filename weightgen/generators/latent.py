@@ -1,0 +1,205 @@
+"""What generators over latents share: codec, conditioner, contrastive alignment, and the behavioural stage.
+
+A subclass says how a latent is found for a condition. Training has four stages: ``codec``, ``alignment``
+(contrastive), one named after the method, and ``behaviour``: the networks that would be written are run on training
+tasks (`torch.func.functional_call`), and their task loss flows back through decoder and condition.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Sequence
+from typing import Self
+
+import torch
+from jaxtyping import Float
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from weightgen.codecs.vae import VAE, VAEConfig
+from weightgen.conditioners.alignment import Alignment
+from weightgen.conditioners.joint import ConditionEncoder, ConditionerConfig, ConditionTokens
+from weightgen.generators import Frame, Generator, GeneratorConfig, Problem, Stage, StageConfig, TokenSet
+from weightgen.nn import check_heads
+from weightgen.types import Batch, Condition, Loss
+from zoo.config import StrictConfig
+from zoo.types import Layout
+
+
+class BehaviourConfig(StrictConfig):
+    """What the behavioural stage mixes into the task loss."""
+
+    queries: int = Field(default=64, ge=1, description="labelled examples a task and step")
+    method_weight: float = Field(default=0.3, ge=0, description="of the loss of the stage before")
+    reconstruction_weight: float = Field(default=0.3, ge=0)
+
+
+class LatentConfig(GeneratorConfig):
+    """Fields that all generators over latents have."""
+
+    codec: VAEConfig = VAEConfig()
+    conditioner: ConditionerConfig = ConditionerConfig()
+    width: int = Field(default=96, ge=8, description="of condition tokens and of the network that finds latents")
+    heads: int = Field(default=4, ge=1)
+    behaviour: BehaviourConfig = BehaviourConfig()
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> Self:
+        check_heads(self.width, self.heads)
+        check_heads(self.width, self.conditioner.heads)
+        return self
+
+
+class LatentStages(StrictConfig):
+    """Optimisation of the stages that all generators over latents have."""
+
+    codec: StageConfig = StageConfig()
+    alignment: StageConfig = StageConfig()
+    behaviour: StageConfig = StageConfig()
+
+
+class LatentGenerator(Generator):
+    """Finds a latent for a condition, and decodes it."""
+
+    latent_mean: Tensor
+    latent_std: Tensor
+
+    def __init__(self, config: LatentConfig, problem: Problem) -> None:
+        """Make the shared parts, untrained."""
+        super().__init__(config, problem)
+        self._behaviour = config.behaviour
+        sizes = problem.sizes()
+        shapes = {form.input_shape for form in problem.forms}
+        self.codec = VAE(config.codec, problem.tokenizer.width, sizes)
+        self.conditioner = ConditionEncoder(config.conditioner, shapes, problem.text_size, config.width)
+        self.alignment = Alignment(config.codec.latent, config.width, config.heads, sizes)
+        self.register_buffer("latent_mean", torch.zeros(config.codec.latent))
+        self.register_buffer("latent_std", torch.ones(config.codec.latent))
+
+    @property
+    @abc.abstractmethod
+    def finder(self) -> nn.Module:
+        """The network that finds latents."""
+
+    @abc.abstractmethod
+    def method_loss(
+        self, latent: Float[Tensor, "b t c"], condition: ConditionTokens, frame: Frame, generator: torch.Generator
+    ) -> Float[Tensor, ""]:
+        """What the method minimises, given the standardised latents of trained networks."""
+
+    @abc.abstractmethod
+    def aim(self, condition: ConditionTokens, frame: Frame, generator: torch.Generator) -> Float[Tensor, "b t c"]:
+        """A latent as sampling would find it; differentiable, for the behavioural stage."""
+
+    @abc.abstractmethod
+    def find(self, condition: ConditionTokens, frame: Frame, generator: torch.Generator) -> Float[Tensor, "b t c"]:
+        """A standardised latent for every task."""
+
+    def latent_stages(self, method: str, middle: StageConfig, stages: LatentStages) -> Sequence[Stage]:
+        """Codec, alignment, the method's own stage, behaviour."""
+        queries = self._behaviour.queries
+        learned = (self.finder, self.conditioner)
+        return (
+            Stage("codec", stages.codec, self._codec_loss, (self.codec,), judged_by="reconstruct"),
+            Stage(
+                "alignment", stages.alignment, self._alignment_loss, (self.alignment, self.conditioner), condition=True
+            ),
+            Stage(method, middle, self._method_loss, learned, condition=True),
+            Stage(
+                "behaviour",
+                stages.behaviour,
+                self._behaviour_loss,
+                (*learned, self.codec),
+                condition=True,
+                queries=queries,
+            ),
+        )
+
+    @torch.no_grad()
+    def prepare(self, stage: str, networks: Sequence[TokenSet]) -> None:
+        """Before the codec: statistics of the weights. Before all others but the last: statistics of the latents."""
+        if stage == "codec":
+            frames = [self.frame(one.layout) for one in networks]
+            self.codec.fit_normal([(one.values, f.mask, f.position) for one, f in zip(networks, frames, strict=True)])
+        elif stage != "behaviour":
+            latents = [self._encode_weights(part, one.layout) for one in networks for part in one.values.split(256)]
+            flat = torch.cat([latent.flatten(0, 1) for latent in latents])
+            self.latent_mean.copy_(flat.mean(0))
+            self.latent_std.copy_(flat.std(0, correction=0).clamp(min=1e-6))
+
+    def _encode_weights(self, values: Float[Tensor, "b t d"], layout: Layout) -> Float[Tensor, "b t c"]:
+        frame = self.frame(layout)
+        return self.codec.encode(values, frame.mask, frame.position)
+
+    @torch.no_grad()
+    def reconstruct(self, values: Float[Tensor, "b t d"], layout: Layout) -> Float[Tensor, "b t d"]:
+        """Decode the posterior means."""
+        frame = self.frame(layout)
+        return self.codec.decode(self._encode_weights(values, layout), frame.mask, frame.position)
+
+    @torch.no_grad()
+    def latents(self, values: Float[Tensor, "b t d"], layout: Layout) -> Float[Tensor, "b t c"]:
+        """Standardised latents of networks, without gradient."""
+        return (self._encode_weights(values, layout) - self.latent_mean) / self.latent_std
+
+    def decode(self, latent: Float[Tensor, "b t c"], layout: Layout) -> Float[Tensor, "b t d"]:
+        """Tokens of networks from standardised latents."""
+        frame = self.frame(layout)
+        return self.codec.decode(latent * self.latent_std + self.latent_mean, frame.mask, frame.position)
+
+    def embed_condition(self, condition: Condition) -> Float[Tensor, "b e"]:
+        """Unit vectors of tasks in the space that the contrastive stage shares between tasks and weights."""
+        return self.alignment.embed_condition(self.conditioner(condition).pooled())
+
+    def embed_weights(self, values: Float[Tensor, "b t d"], layout: Layout) -> Float[Tensor, "b e"]:
+        """Unit vectors of networks in the same space."""
+        return self.alignment.embed_weights(self.latents(values, layout), self.frame(layout).position)
+
+    def _condition(self, batch: Batch, generator: torch.Generator) -> ConditionTokens:
+        assert batch.condition is not None
+        return self.conditioner(batch.condition, generator)
+
+    def _codec_loss(self, batch: Batch) -> Loss:
+        frame = self.frame(batch.layout)
+        return self.codec.loss(batch.values, frame.mask, frame.position, batch.generator())
+
+    def _alignment_loss(self, batch: Batch) -> Loss:
+        latent = self.latents(batch.values, batch.layout)
+        pooled = self._condition(batch, batch.generator()).pooled()
+        return self.alignment.loss(latent, self.frame(batch.layout).position, pooled, batch.task)
+
+    def _method_loss(self, batch: Batch) -> Loss:
+        generator = batch.generator()
+        latent = self.latents(batch.values, batch.layout)
+        error = self.method_loss(latent, self._condition(batch, generator), self.frame(batch.layout), generator)
+        return Loss(error, {"method": error})
+
+    def _behaviour_loss(self, batch: Batch) -> Loss:
+        """Task loss of the networks that would be written, and what keeps them near trained ones."""
+        assert batch.queries is not None
+        config, generator, frame = self._behaviour, batch.generator(), self.frame(batch.layout)
+        condition = self._condition(batch, generator)
+        clean = self.aim(condition, frame, generator)
+        tensors = self.problem.tokenizer.tensors(self.decode(clean, batch.layout), batch.layout)
+        task = batch.queries.loss(tensors).mean()
+        total, parts = task, {"task": task}
+        if config.method_weight:
+            method = self.method_loss(self.latents(batch.values, batch.layout), condition, frame, generator)
+            total, parts = total + config.method_weight * method, {**parts, "method": method}
+        if config.reconstruction_weight:
+            with torch.no_grad():
+                latent = self._encode_weights(batch.values, batch.layout)
+            decoded = self.codec.decode(latent, frame.mask, frame.position)
+            reconstruction = self.codec.error(decoded, batch.values, frame.mask, frame.position)
+            total = total + config.reconstruction_weight * reconstruction
+            parts["reconstruction"] = reconstruction
+        return Loss(total, parts)
+
+    @torch.no_grad()
+    def write(self, condition: Condition, layout: Layout, generator: torch.Generator) -> Float[Tensor, "b t d"]:
+        """Find latents and decode them.
+
+        Raises:
+            UsageError: if the condition holds nothing that the generator was trained on.
+        """
+        return self.decode(self.find(self.conditioner(condition), self.frame(layout), generator), layout)

@@ -1,0 +1,65 @@
+"""The subject of a layout of a zoo."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from jaxtyping import Float
+from torch import Tensor
+
+from weightgen.generators import GeneratorConfig
+from weightgen.subjects import Subject
+from weightgen.subjects.images import ImageSubject
+from zoo.build.encoder import EncoderConfig, TextEncoder
+from zoo.datasets import bank_of
+from zoo.networks import architecture_of
+from zoo.types import Layout, Task
+from zoo.zoo import Zoo
+
+
+class TextWords:
+    """A frozen text encoder, and the vectors it gave for descriptions and class names."""
+
+    def __init__(self, name: str) -> None:
+        """Load the encoder; errors as in ``zoo.build.encoder.TextEncoder``."""
+        self.encoder = TextEncoder(EncoderConfig(name=name))
+        self.size: int = self.encoder.model.config.hidden_size
+
+    def vectors(self, texts: Sequence[str]) -> Float[Tensor, "n e"]:
+        """Unit vectors."""
+        return self.encoder.encode(texts)
+
+    def of_task(self, task: Task) -> Mapping[str, Tensor]:
+        """Vectors of the description and of the class names."""
+        return {"description": self.vectors([task.description]), "labels": self.vectors(task.class_names)}
+
+
+def subject_of(
+    zoo: Zoo,
+    layout: Layout,
+    tasks: Sequence[Task],
+    part: int,
+    config: GeneratorConfig,
+    *,
+    half: int | None = None,
+    words: TextWords | None = None,
+    vary: bool = False,
+) -> Subject:
+    """Make the subject for networks of a layout.
+
+    Args:
+        zoo: where examples are stored.
+        layout: of the networks.
+        tasks: their tasks.
+        part: train (0) or validation (1) examples.
+        config: of the generator.
+        half: 0 or 1 keeps every other example only, so that two subjects share none.
+        words: encoder of descriptions and class names; by default they are not part of conditions.
+        vary: change examples at random, as the config says.
+
+    Raises:
+        UsageError: if networks of the layout cannot be run.
+    """
+    bank = bank_of(zoo, tasks, part, half=half)
+    known = None if words is None else {task.name: words.of_task(task) for task in tasks}
+    return ImageSubject(architecture_of(layout), bank, tasks, vary=config.augment if vary else None, words=known)
