@@ -94,8 +94,8 @@ def test_a_rerun_trains_and_scores_nothing_and_more_candidates_only_those(
 
 def test_tensors_that_transformers_fuses_are_scored_through_a_written_checkpoint(tmp_path: Path) -> None:
     model, task = save_model(tmp_path / "model", "mixtral"), likelihood_task(tmp_path / "t.jsonl", count=4)
-    card = run(model, task, tmp_path / "out", "layers.select=experts", "sample.n=1", "sample.controls=0")
-    assert len(card["layers"]) == 12  # three matrices of two experts in two layers
+    card = run(model, task, tmp_path / "out", r"layers.select=layers\.0.*experts\.0", "sample.n=1", "sample.controls=0")
+    assert len(card["layers"]) == 3
     changed = next(row for row in card["rows"] if row["kind"] == "candidate")
     assert changed["change_of_log_probability"] > 0
     assert sorted(path.name for path in tmp_path.iterdir()) == [".out.explore", "model", "out", "t.jsonl"]

@@ -27,8 +27,9 @@ START, END = "<!-- measured: start -->", "<!-- measured: end -->"
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 CONFIG = ROOT / "configs" / "explore-small.yaml"
 LATENTS = (8, 32, 64)
-STRENGTHS = (("keep", 0.1), ("keep", 0.3), ("keep", 0.6), ("keep", 1.0), ("drop", 0.1), ("drop", 1.0))
-TASKS = ("rt_polarity", "tweet_emotion")
+STRENGTHS = (("keep", 0.1), ("keep", 0.3), ("drop", 0.1), ("keep", 1.0), ("keep", 0.6), ("drop", 1.0))
+ITEMS = 150
+TASKS = ("rt_polarity",)
 SETTINGS = (("keep", 0.3), ("drop", 0.1))
 CANDIDATES = 6
 VOCABULARY = 80_000
@@ -152,11 +153,16 @@ def run(
     first = tasks / f"{TASKS[0]}.json.gz"
     for residual, strength in STRENGTHS:
         name = f"strength-{residual}-{strength}"
-        changes = (f"sample.strength={strength}", f"sample.residual={residual}", "sample.n=2", "score.max_items=150")
+        changes = (
+            f"sample.strength={strength}",
+            f"sample.residual={residual}",
+            "sample.n=2",
+            f"score.max_items={ITEMS}",
+        )
         _once(name, lambda name=name, changes=changes: _explore(first, work, name, False, *changes))
     for task, (residual, strength) in itertools.product(TASKS, SETTINGS):
         name, path = f"best-{task}-{residual}", tasks / f"{task}.json.gz"
-        how = (f"sample.strength={strength}", f"sample.residual={residual}", "score.max_items=300")
+        how = (f"sample.strength={strength}", f"sample.residual={residual}", f"score.max_items={ITEMS}")
         changes = (f"sample.n={CANDIDATES}", f"sample.controls={CANDIDATES}", *how)
         _once(name, lambda name=name, path=path, changes=changes: _explore(path, work, name, True, *changes))
     _once("memory", _memory)
@@ -230,7 +236,8 @@ def _best_table() -> str:
             f"{100 * test[0]:+.1f} [{100 * test[1]:+.1f}, {100 * test[2]:+.1f}] | "
             f"{'yes' if card['verdict']['improved'] else 'no'} |"
         )
-    head = f"| task | residual, strength | original | mean of {CANDIDATES} candidates | mean of as many of noise | candidates minus noise"
+    head = f"| task | residual, strength | original | mean of {CANDIDATES} candidates | mean of as many of noise"
+    head += " | candidates minus noise"
     return _table(head + " | best | its score | best of noise | held out: minus original | better? |", rows)
 
 
@@ -253,12 +260,12 @@ latent numbers a token of {_read("codec-8")["columns"]} weights, {_read("codec-8
 
 {_codec_table()}
 
-Change of function by strength, {TASKS[0]}, 150 training examples, 2 candidates each, beside Gaussian noise of the same
+Change of function by strength, {TASKS[0]}, {ITEMS} training examples, 2 candidates each, beside Gaussian noise of the same
 size in every matrix. Accuracy of the original: {100 * _read("strength-keep-0.1")["rows"][0]["mean"]:.1f} %.
 
 {_strength_table()}
 
-Best of {CANDIDATES} candidates, accuracy in %; 300 examples decide, 300 others report:
+Best of {CANDIDATES} candidates, accuracy in %; {ITEMS} examples decide, {ITEMS} others report:
 
 {_best_table()}
 
