@@ -21,13 +21,14 @@ class StackedAdamW:
         """Start with moments of zero.
 
         Args:
-            parameters: tensors of shape [m, ...] that are changed in place.
+            parameters: tensors of shape [m, ...] that ``step`` writes; nobody else may change them.
             rates: learning rate of each network.
             weight_decay: decoupled weight decay of each network.
         """
         self.parameters = list(parameters)
-        self.rates, self.weight_decay = rates, weight_decay
-        self.moments = [(torch.zeros_like(p), torch.zeros_like(p)) for p in self.parameters]
+        self.rates, self.weight_decay = rates[:, None], weight_decay[:, None]
+        self.values = _joined(self.parameters)
+        self.mean, self.square = torch.zeros_like(self.values), torch.zeros_like(self.values)
         self.count = 0
 
     @torch.no_grad()
@@ -40,10 +41,16 @@ class StackedAdamW:
         """
         self.count += 1
         first, second = (1 - beta**self.count for beta in BETAS)
-        rates = self.rates * factor
-        for p, g, (mean, square) in zip(self.parameters, gradients, self.moments, strict=True):
-            shape = [-1] + [1] * (p.ndim - 1)
-            mean.lerp_(g, 1 - BETAS[0])
-            square.mul_(BETAS[1]).addcmul_(g, g, value=1 - BETAS[1])
-            p.mul_(1 - (rates * self.weight_decay).view(shape))
-            p.sub_(mean / (square.sqrt() / second**0.5).add_(EPSILON) * (rates / first).view(shape))
+        rates, gradient = self.rates * factor, _joined(gradients)
+        self.mean.lerp_(gradient, 1 - BETAS[0])
+        self.square.mul_(BETAS[1]).addcmul_(gradient, gradient, value=1 - BETAS[1])
+        change = self.mean / (self.square.sqrt() / second**0.5).add_(EPSILON)
+        self.values.mul_(1 - rates * self.weight_decay).sub_(change.mul_(rates / first))
+        parts = self.values.split([p[0].numel() for p in self.parameters], 1)
+        for parameter, part in zip(self.parameters, parts, strict=True):
+            parameter.copy_(part.view_as(parameter))
+
+
+def _joined(tensors: Sequence[Tensor]) -> Float[Tensor, "m d"]:
+    """All tensors of a network in one row: few operations on long rows are faster than many on short ones."""
+    return torch.cat([t.detach().reshape(len(t), -1) for t in tensors], 1)

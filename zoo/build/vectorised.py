@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -28,12 +29,19 @@ EVALUATED = 2048
 
 
 class TrainingConfig(StrictConfig):
-    """Optimisation of every member: Adam (decoupled weight decay), cosine decay, no early stopping."""
+    """Optimisation of every member: Adam (decoupled weight decay), cosine decay, no early stopping.
+
+    With ``precision: bfloat16`` training uses `torch.autocast`: several times as fast for small convolutional networks
+    on processors with instructions for it, and slower on others.
+    """
 
     epochs: int = Field(default=30, ge=1)
     batch_size: int = Field(default=64, ge=1)
     lr: float = Field(default=1e-2, gt=0)
     weight_decay: float = Field(default=1e-2, ge=0)
+    precision: Literal["float32", "bfloat16"] = Field(
+        default="float32", description="of large products while training; weights and sums are float32 either way"
+    )
 
 
 def initialise(architecture: Architecture, seeds: Sequence[int]) -> dict[str, Tensor]:
@@ -125,7 +133,8 @@ def train_stages(
     update = _uniform(parameters, config, total) if sampled is None else _individual(parameters, sampled, total)
     for step in range(total):
         x, y = batch(step)
-        scores = logits_many(architecture, parameters, x)
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+            scores = logits_many(architecture, parameters, x).float()
         update(F.cross_entropy(scores.flatten(0, 1), y.flatten(), reduction="sum") / config.batch_size)
         if step + 1 in keep or step + 1 == total:
             yield step + 1, {name: value.detach().clone() for name, value in parameters.items()}
