@@ -29,6 +29,21 @@ class Vectors:
     mask: Bool[Tensor, "b k"]
 
 
+@dataclass(frozen=True)
+class TaskText:
+    """A text classification task in words, as a user knows it before there are labels.
+
+    Attributes:
+        description: one or two sentences, or nothing.
+        labels: each label in words.
+        texts: unlabelled examples.
+    """
+
+    description: str
+    labels: tuple[str, ...]
+    texts: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, eq=False)
 class Condition:
     """What the user knows about the wanted networks, for a batch of tasks; parts that are not known are ``None``.
@@ -39,6 +54,7 @@ class Condition:
         labels: the name or verbalisation of each class, in the order of the classes.
         texts: unlabelled example texts.
         architecture: sentences that say which network is wanted (the instruction of IGPG).
+        words: the tasks themselves, for generators that run the base model on them.
     """
 
     examples: Examples | None = None
@@ -46,27 +62,30 @@ class Condition:
     labels: Vectors | None = None
     texts: Vectors | None = None
     architecture: Vectors | None = None
+    words: tuple[TaskText, ...] = ()
 
     def parts(self) -> dict[str, Any]:
-        """The parts that are known, by name."""
-        named = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
+        """The parts that are known as tensors, by name."""
+        named = {item.name: getattr(self, item.name) for item in dataclasses.fields(self) if item.name != "words"}
         return {name: part for name, part in named.items() if part is not None}
 
     def __len__(self) -> int:
-        return next((len(part.x) for part in self.parts().values()), 0)
+        return next((len(part.x) for part in self.parts().values()), len(self.words))
 
     def without(self, names: Collection[str]) -> Condition:
         """The same knowledge less some parts."""
-        return Condition(**{name: part for name, part in self.parts().items() if name not in names})
+        return dataclasses.replace(self, **dict.fromkeys(names))
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Condition:
         """Apply a function to every tensor."""
         parts = self.parts()
-        return Condition(**{name: type(part)(change(part.x), change(part.mask)) for name, part in parts.items()})
+        changed = {name: type(part)(change(part.x), change(part.mask)) for name, part in parts.items()}
+        return dataclasses.replace(self, **changed)
 
     def repeat(self, times: int) -> Condition:
         """Every task ``times`` times in a row."""
-        return self.map(lambda tensor: tensor.repeat_interleave(times, 0))
+        words = tuple(task for task in self.words for _ in range(times))
+        return dataclasses.replace(self.map(lambda tensor: tensor.repeat_interleave(times, 0)), words=words)
 
 
 class Queries(abc.ABC):

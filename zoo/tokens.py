@@ -34,6 +34,7 @@ TORCH_DTYPES = {
     "F8_E4M3": torch.float8_e4m3fn,
     "F8_E5M2": torch.float8_e5m2,
 }
+UP_PROJECTIONS = ("lora_B", "lora_embedding_B")
 EXACT_DTYPES = tuple(name for name in TORCH_DTYPES if name != "F64")
 
 
@@ -42,6 +43,18 @@ def _rows(spec: TensorSpec) -> tuple[int, int]:
     if len(spec.shape) < 2 or spec.numel == 0:
         return 1, spec.numel
     return spec.shape[0], spec.numel // spec.shape[0]
+
+
+def _read(spec: TensorSpec) -> tuple[int, int, bool]:
+    """Return (rows, values a row, whether the tensor is read transposed).
+
+    The up projections of LoRA ``[out, rank]`` are read by columns: one row a direction of the rank, as for the down
+    projections, and not ``out`` rows of a few values each.
+    """
+    rows, columns = _rows(spec)
+    if spec.role in UP_PROJECTIONS and len(spec.shape) == 2:
+        return columns, rows, True
+    return rows, columns, False
 
 
 def _power(tensor: Tensor) -> float:
@@ -118,7 +131,7 @@ class Tokenizer:
 
     def count(self, layout: Layout) -> int:
         """Number of tokens a network of this layout takes."""
-        return sum(rows * -(-columns // self.width) for rows, columns in map(_rows, layout.tensors))
+        return sum(rows * -(-columns // self.width) for rows, columns, _ in map(_read, layout.tensors))
 
     def template(self, layout: Layout) -> tuple[Bool[Tensor, "t d"], Int[Tensor, "t 4"]]:
         """Mask and positions of a layout, without any values.
@@ -129,7 +142,7 @@ class Tokenizer:
         masks, positions = [], []
         for spec in layout.tensors:
             self._scale(spec)
-            rows, columns = _rows(spec)
+            rows, columns, _ = _read(spec)
             chunks = -(-columns // self.width)
             column = torch.arange(chunks * self.width) < columns
             masks.append(column.view(1, chunks, self.width).expand(rows, -1, -1).flatten(0, 1))
@@ -147,9 +160,10 @@ class Tokenizer:
         """
         pieces = []
         for spec in layout.tensors:
-            rows, columns = _rows(spec)
+            rows, columns, transposed = _read(spec)
             lead = tensors[spec.name].shape[: tensors[spec.name].ndim - len(spec.shape)]
-            flat = tensors[spec.name].float().reshape(*lead, rows, columns) / self._scale(spec)
+            value = tensors[spec.name].float()
+            flat = (value.mT if transposed else value).reshape(*lead, rows, columns) / self._scale(spec)
             padded = F.pad(flat, (0, -columns % self.width))
             pieces.append(rearrange(padded, "... r (c d) -> ... (r c) d", d=self.width))
         return torch.cat(pieces, -2)
@@ -189,10 +203,11 @@ class Tokenizer:
             )
         result, start = {}, 0
         for spec in layout.tensors:
-            rows, columns = _rows(spec)
+            rows, columns, transposed = _read(spec)
             count = rows * -(-columns // self.width)
             piece = values[..., start : start + count, :]
             flat = rearrange(piece, "... (r c) d -> ... r (c d)", r=rows)[..., :columns]
+            flat = flat.mT if transposed else flat
             result[spec.name] = flat.reshape((*values.shape[:-2], *spec.shape)) * self._scale(spec)
             start += count
         return result
@@ -215,6 +230,8 @@ class Tokenizer:
             tensors: each tensor of the layout once, in any order; memory-mapped ones are read as they are needed.
             layout: names and shapes.
             piece: values that a piece may have.
+
+        All tensors are read by rows as they are stored, up projections of LoRA too.
 
         Yields:
             Pieces of one tensor after the other. Element types that float32 tokens cannot hold, and the rare values

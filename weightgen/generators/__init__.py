@@ -223,6 +223,17 @@ class Generator(nn.Module, abc.ABC):
     def write(self, condition: Condition, layout: Layout, generator: torch.Generator) -> Float[Tensor, "b t d"]:
         """Tokens of one network for every task of a batch of conditions."""
 
+    def layout_for(self, condition: Condition) -> Layout:
+        """The layout to write for a task if the user names none; by default the only one that was learned from.
+
+        Raises:
+            UsageError: if several layouts were learned from.
+        """
+        forms = self.problem.forms
+        if len(forms) != 1:
+            raise UsageError(f"the generator writes {len(forms)} layouts", "name the one that is wanted")
+        return forms[0].layout
+
     def writes(self, layout: Layout) -> bool:
         """Whether networks of a layout can be written; by default those that were learned from."""
         return self.problem.form(layout) is not None

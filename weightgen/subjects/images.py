@@ -87,13 +87,8 @@ class ImageSubject(Subject):
         labels = torch.stack([words["labels"] for words in chosen])
         if order is not None:
             labels = labels.gather(1, order[..., None].expand(-1, -1, labels.shape[-1]))
-        return Condition(
-            examples,
-            **{
-                "labels": _vectors(labels),
-                "description": _vectors(torch.stack([words["description"] for words in chosen])),
-            },
-        )
+        description = torch.stack([words["description"] for words in chosen])
+        return Condition(examples, description=_vectors(description), labels=_vectors(labels))
 
     def queries(
         self,

@@ -10,8 +10,10 @@ from torch import Tensor
 from weightgen.generators import GeneratorConfig
 from weightgen.subjects import Subject
 from weightgen.subjects.images import ImageSubject
+from weightgen.subjects.texts import AdaptedEncoder, TextData, TextSubject
 from zoo.build.encoder import EncoderConfig, TextEncoder
 from zoo.datasets import bank_of
+from zoo.errors import UsageError
 from zoo.networks import architecture_of
 from zoo.types import Layout, Task
 from zoo.zoo import Zoo
@@ -23,6 +25,7 @@ class TextWords:
     def __init__(self, name: str) -> None:
         """Load the encoder; errors as in ``zoo.build.encoder.TextEncoder``."""
         self.encoder = TextEncoder(EncoderConfig(name=name))
+        self.encoder.model.requires_grad_(False)
         self.size: int = self.encoder.model.config.hidden_size
 
     def vectors(self, texts: Sequence[str]) -> Float[Tensor, "n e"]:
@@ -58,8 +61,15 @@ def subject_of(
         vary: change examples at random, as the config says.
 
     Raises:
-        UsageError: if networks of the layout cannot be run.
+        UsageError: if networks of the layout cannot be run, or adapters are given without a text encoder.
     """
+    if layout.kind == "lora":
+        if words is None:
+            raise UsageError("adapters are learned from with a text encoder", "set text_encoder in the config")
+        adapted = AdaptedEncoder(words.encoder, layout)
+        return TextSubject(
+            adapted, [TextData.of(task, zoo.dataset(task.dataset), words.encoder, part, half) for task in tasks]
+        )
     bank = bank_of(zoo, tasks, part, half=half)
     known = None if words is None else {task.name: words.of_task(task) for task in tasks}
     return ImageSubject(architecture_of(layout), bank, tasks, vary=config.augment if vary else None, words=known)

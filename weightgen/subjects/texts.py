@@ -1,0 +1,246 @@
+"""Adapters of a text encoder: classification without a head, where label texts are embedded by the adapted encoder."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from weightgen.subjects import Subject
+from weightgen.types import Condition, Queries, TaskText, Vectors
+from zoo.build.encoder import TextEncoder
+from zoo.errors import UsageError
+from zoo.seeds import seed_of
+from zoo.tasks import TRAIN
+from zoo.texts import unpack
+from zoo.types import Layout, Task
+
+PREFIX = "base_model.model."
+_FACTOR = re.compile(r"^base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])\.weight$")
+MOST_LABELS = 12
+"""Labels a task that a training step looks at."""
+KEPT = 64
+"""Texts a task that conditions are drawn from."""
+
+
+class AdaptedEncoder:
+    """A frozen encoder whose linear layers take low-rank updates from outside; the updates keep their gradients."""
+
+    def __init__(self, encoder: TextEncoder, layout: Layout) -> None:
+        """Find the modules that the adapters of a layout change.
+
+        Raises:
+            UsageError: if the adapters are no plain LoRA on linear layers of this encoder.
+        """
+        self.encoder = encoder
+        config = layout.config["peft"]
+        rank = int(config["r"])
+        self.scale = config["lora_alpha"] / (rank**0.5 if config.get("use_rslora") else rank)
+        modules = dict(encoder.model.named_modules())
+        self.pairs: dict[str, tuple[str, str]] = {}
+        for spec in layout.tensors:
+            found = _FACTOR.match(spec.name)
+            if found is None or not isinstance(modules.get(found["module"]), nn.Linear) or config.get("rank_pattern"):
+                raise UsageError(
+                    f"the tensor {spec.name!r} is no plain LoRA factor of a linear layer of {encoder.base_model}",
+                    "use adapters of plain LoRA for this encoder",
+                )
+            a, b = self.pairs.get(found["module"], ("", ""))
+            self.pairs[found["module"]] = (spec.name, b) if found["side"] == "A" else (a, spec.name)
+        self._modules = {name: modules[name] for name in self.pairs}
+
+    @contextlib.contextmanager
+    def applied(self, tensors: Mapping[str, Tensor]) -> Iterator[None]:
+        """Add the update of one adapter to what the linear layers give, inside the ``with`` block."""
+        handles = []
+        for name, module in self._modules.items():
+            a, b = (tensors[key] for key in self.pairs[name])
+            handles.append(module.register_forward_hook(_adding(a, b, self.scale)))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def embed(self, tokens: Sequence[Sequence[int]], tensors: Mapping[str, Tensor]) -> Float[Tensor, "n d"]:
+        """Unit vectors of some texts under one adapter."""
+        with self.applied(tensors):
+            return self.encoder.embed(tokens)
+
+
+def _adding(a: Tensor, b: Tensor, scale: float) -> Any:
+    def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        x = inputs[0]
+        return output + scale * F.linear(F.linear(x, a.to(x.dtype)), b.to(x.dtype))
+
+    return hook
+
+
+@dataclass(frozen=True, eq=False)
+class TextData:
+    """One task as token ids.
+
+    Attributes:
+        task: the task.
+        text: the task in words.
+        tokens: token ids of the examples.
+        y: label of each.
+        labels: token ids of the label texts.
+        vectors: of the label texts, the description, and some texts, by the frozen encoder.
+    """
+
+    task: Task
+    text: TaskText
+    tokens: Sequence[Sequence[int]]
+    y: Int[Tensor, " n"]
+    labels: Sequence[Sequence[int]]
+    vectors: Mapping[str, Tensor]
+
+    @classmethod
+    def of(
+        cls, task: Task, dataset: Mapping[str, Tensor], encoder: TextEncoder, part: int, half: int | None
+    ) -> TextData:
+        """Read one part of a stored data set; ``half`` keeps every other example only."""
+        keep = (dataset["part"] == part).nonzero()[:, 0]
+        keep = keep if half is None else keep[half::2]
+        longest = encoder.config.train_tokens if part == TRAIN else encoder.config.score_tokens
+        everything, labels = unpack(dataset), unpack(dataset, "label")
+        texts = [everything[i] for i in keep.tolist()]
+        vectors = {
+            "labels": encoder.encode(labels),
+            "description": encoder.encode([task.description]),
+            "texts": encoder.encode(texts[:KEPT]) if texts else torch.zeros(0, 1),
+        }
+        return cls(
+            task,
+            TaskText(task.description, tuple(labels)),
+            encoder.tokens(texts, longest),
+            dataset["y"][keep].long(),
+            encoder.tokens(labels, longest),
+            vectors,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class TextQueries(Queries):
+    """Labelled texts of each task of a batch: token ids, labels, and the labels' own texts."""
+
+    encoder: AdaptedEncoder
+    texts: Sequence[Sequence[Sequence[int]]]
+    labels: Sequence[Sequence[Sequence[int]]]
+    y: Sequence[Int[Tensor, " q"]]
+
+    def loss(self, tensors: Mapping[str, Tensor]) -> Float[Tensor, " b"]:
+        """Cross-entropy of scaled cosines, in units of that of guessing."""
+        losses = []
+        for i, (texts, labels, y) in enumerate(zip(self.texts, self.labels, self.y, strict=True)):
+            found = self.encoder.embed([*texts, *labels], {name: value[i] for name, value in tensors.items()})
+            logits = self.encoder.encoder.config.scale * found[: len(texts)] @ found[len(texts) :].T
+            losses.append(F.cross_entropy(logits, y) / torch.tensor(float(len(labels))).log())
+        return torch.stack(losses)
+
+    def to(self, device: torch.device) -> TextQueries:
+        """As it is: the encoder decides where texts go."""
+        return self
+
+
+class TextSubject(Subject):
+    """Text classification tasks for the adapters of one encoder."""
+
+    input_shape = ()
+
+    def __init__(self, encoder: AdaptedEncoder, data: Sequence[TextData]) -> None:
+        """Keep encoder and tasks."""
+        self.encoder, self.data = encoder, tuple(data)
+        self.tasks = tuple(one.task for one in data)
+
+    @property
+    def classes(self) -> int | None:
+        """The order of labels means nothing to an adapter."""
+        return None
+
+    def condition(
+        self,
+        tasks: Int[Tensor, " b"],
+        shots: int,
+        generator: torch.Generator,
+        order: Int[Tensor, "b c"] | None = None,
+    ) -> Condition:
+        """Description, label texts and unlabelled texts; ``shots`` texts a task, in place of a class."""
+        chosen = [self.data[i] for i in tasks.tolist()]
+        texts = []
+        for one in chosen:
+            known = one.vectors["texts"]
+            texts.append(known[torch.randperm(len(known), generator=generator)[:shots]])
+        return Condition(
+            description=padded([one.vectors["description"] for one in chosen]),
+            labels=padded([one.vectors["labels"] for one in chosen]),
+            texts=padded(texts),
+            words=tuple(one.text for one in chosen),
+        )
+
+    def queries(
+        self,
+        tasks: Int[Tensor, " b"],
+        count: int,
+        generator: torch.Generator,
+        order: Int[Tensor, "b c"] | None = None,
+    ) -> TextQueries:
+        """Labelled texts of up to ``MOST_LABELS`` random labels of each task, labels evenly."""
+        texts, labels, answers = [], [], []
+        for one in (self.data[i] for i in tasks.tolist()):
+            occurring = one.y.unique()
+            chosen = occurring[torch.randperm(len(occurring), generator=generator)[:MOST_LABELS]]
+            y = torch.randint(len(chosen), (count,), generator=generator)
+            rows = []
+            for label in chosen[y].tolist():
+                own = (one.y == label).nonzero()[:, 0]
+                rows.append(int(own[int(torch.randint(len(own), (), generator=generator))]))
+            texts.append([one.tokens[i] for i in rows])
+            labels.append([one.labels[i] for i in chosen.tolist()])
+            answers.append(y)
+        return TextQueries(self.encoder, texts, labels, answers)
+
+    def identity(self, tasks: Int[Tensor, " b"], order: Int[Tensor, "b c"] | None = None) -> Int[Tensor, " b"]:
+        """A hash of the task's name."""
+        return torch.tensor([seed_of(self.tasks[i].name) % 2**62 for i in tasks.tolist()])
+
+    @torch.no_grad()
+    def score(self, tensors: Mapping[str, Tensor], task: int) -> Float[Tensor, " m"]:
+        """Macro-F1 over the labels that occur."""
+        one = self.data[task]
+        return torch.stack([self._f1(one, {k: v[i] for k, v in tensors.items()}) for i in range(_count(tensors))])
+
+    def _f1(self, one: TextData, tensors: Mapping[str, Tensor], batch: int = 64) -> Float[Tensor, ""]:
+        order = sorted(range(len(one.tokens)), key=lambda i: len(one.tokens[i]))
+        labels = self.encoder.embed(one.labels, tensors)
+        found = torch.empty(len(order), dtype=torch.long)
+        for start in range(0, len(order), batch):
+            rows = order[start : start + batch]
+            found[rows] = (self.encoder.embed([one.tokens[i] for i in rows], tensors) @ labels.T).argmax(1)
+        f1 = []
+        for label in one.y.unique():
+            right = ((found == label) & (one.y == label)).sum()
+            f1.append(2 * right / ((found == label).sum() + (one.y == label).sum()))
+        return torch.stack(f1).mean()
+
+
+def _count(tensors: Mapping[str, Tensor]) -> int:
+    return len(next(iter(tensors.values())))
+
+
+def padded(vectors: Sequence[Float[Tensor, "_ e"]]) -> Vectors:
+    """Sets of vectors of different sizes as one batch."""
+    most = max(1, *(len(one) for one in vectors)) if len(vectors) > 1 else max(1, len(vectors[0]))
+    x = torch.zeros(len(vectors), most, vectors[0].shape[-1])
+    mask = torch.zeros(len(vectors), most, dtype=torch.bool)
+    for i, one in enumerate(vectors):
+        x[i, : len(one)], mask[i, : len(one)] = one, True
+    return Vectors(x, mask)
