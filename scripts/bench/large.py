@@ -174,12 +174,16 @@ def _read(name: str) -> dict[str, Any]:
     return json.loads((RESULTS / f"{name}.json").read_text())
 
 
+def _measured(name: str) -> bool:
+    return (RESULTS / f"{name}.json").is_file()
+
+
 def _table(head: str, rows: list[str]) -> str:
     return "\n".join([head, "|" + "---|" * (head.count("|") - 1), *rows])
 
 
 def _codec_table() -> str:
-    found = [_read(f"codec-{latent}") for latent in LATENTS]
+    found = [_read(f"codec-{latent}") for latent in LATENTS if _measured(f"codec-{latent}")]
     names = list(found[0]["error"])
     head = "| matrix | " + " | ".join(f"{one['latent']} of {one['columns']}" for one in found) + " |"
     rows = [f"| `{name}` | " + " | ".join(f"{one['error'][name]:.3f}" for one in found) + " |" for name in names]
@@ -202,7 +206,9 @@ def _mean(rows: list[dict[str, Any]], key: str) -> float:
 
 def _strength_table() -> str:
     rows = []
-    for residual, strength in STRENGTHS:
+    for residual, strength in sorted(STRENGTHS, reverse=True):
+        if not _measured(f"strength-{residual}-{strength}"):
+            continue
         card = _read(f"strength-{residual}-{strength}")
         cells = [residual, f"{strength}"]
         for kind in ("candidate", "noise"):
@@ -241,11 +247,23 @@ def _best_table() -> str:
     return _table(head + " | best | its score | best of noise | held out: minus original | better? |", rows)
 
 
+def _memory_text() -> str:
+    if not _measured("memory"):
+        return "Memory on a larger model: not measured."
+    memory = _read("memory")
+    peak = {name: f"{value:.0f} MB" for name, value in memory["memory_mb"].items()}
+    return (
+        f"Peak memory on a random Llama of {memory['checkpoint_mb']:.0f} MB in {memory['shards']} shards, with chosen "
+        f"matrices of {memory['chosen_mb']:.0f} MB:\n{peak['before']} after imports, {peak['learning']} up to the end "
+        f"of training, {peak['scoring']} with the model loaded\nfor scoring, {peak['writing']} in all."
+    )
+
+
 @app.command()
 def render() -> None:
     """Write the measured part of docs/large.md."""
-    memory = _read("memory")
-    peak, card = memory["memory_mb"], _read(f"best-{TASKS[0]}-keep")
+    card = _read(f"best-{TASKS[0]}-keep")
+    config = card["config"]
     text = f"""{START}
 Made by `python scripts/bench/large.py render` from `docs/results/large/*.json`. Model: all-MiniLM-L6-v2 (22.7 M
 weights), four matrices chosen by spectrum, `configs/explore-small.yaml`, {card["parameters"]:,} parameters in codec and
@@ -256,12 +274,12 @@ The matrices that `--layers auto --top 4` takes:
 {_spectrum_table()}
 
 Mean squared error of the codec in units of the variance of each matrix (1 is what predicting the mean gives), by
-latent numbers a token of {_read("codec-8")["columns"]} weights, {_read("codec-8")["steps"]} steps:
+latent numbers a token of {config["chunk"]["columns"]} weights, {config["codec"]["steps"]} steps:
 
 {_codec_table()}
 
-Change of function by strength, {TASKS[0]}, {ITEMS} training examples, 2 candidates each, beside Gaussian noise of the same
-size in every matrix. Accuracy of the original: {100 * _read("strength-keep-0.1")["rows"][0]["mean"]:.1f} %.
+Change of function by strength, {TASKS[0]}, {ITEMS} training examples, 2 candidates each, beside Gaussian noise of the
+same size in every matrix. Accuracy of the original: {100 * _read("strength-keep-0.1")["rows"][0]["mean"]:.1f} %.
 
 {_strength_table()}
 
@@ -269,9 +287,7 @@ Best of {CANDIDATES} candidates, accuracy in %; {ITEMS} examples decide, {ITEMS}
 
 {_best_table()}
 
-Memory on a random Llama of {memory["checkpoint_mb"]:.0f} MB in {memory["shards"]} shards (chosen matrices
-{memory["chosen_mb"]:.0f} MB): {peak["before"]:.0f} MB after imports, {peak["learning"]:.0f} MB after spectrum, training
-and sampling's statistics, {peak["scoring"]:.0f} MB with the model loaded for scoring, {peak["writing"]:.0f} MB in all.
+{_memory_text()}
 {END}"""
     page = PAGE.read_text(encoding="utf-8")
     before, rest = page.split(START, 1)
