@@ -19,6 +19,7 @@ MASK = torch.tensor([[1, 1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 0, 0], [1, 1, 0, 0, 
 KINDS: dict[str, dict[str, Any]] = {
     "vq": {"kind": "vq", "size": 16},
     "residual": {"kind": "residual", "size": 4, "depth": 2},
+    "uneven": {"kind": "residual", "size": 4, "depth": 3},
     "fsq": {"kind": "fsq", "levels": [3, 3, 3]},
     "fsq_reduced": {"kind": "fsq", "levels": [4, 4]},
     "simvq": {"kind": "simvq", "size": 16},
@@ -35,6 +36,7 @@ def networks(n: int = 40, seed: int = 0) -> Tensor:
 
 
 def make(kind: str = "vq", autoencoder: str = "none", seed: int = 0, **changes: Any) -> VQ:
+    changes |= {"mean_codes": 1.6} if kind == "uneven" else {}
     data = {"group": 3, "quantiser": KINDS[kind], "autoencoder": autoencoder, "width": 16, "depth": 1, **changes}
     torch.manual_seed(0)
     codec = VQ(parse_config(data, VQConfig, source="test"), 7, (2, 2, 1, 2))
@@ -50,13 +52,15 @@ def test_codes_and_values_have_their_shapes_and_masks(kind: str, autoencoder: st
     each = len(codec.quantiser.vocabulary)
     assert codes.shape == (5, 4, 3 * each) == (5, 4, len(codec.vocabulary))
     used = torch.tensor([[1, 1, 1], [1, 1, 0], [1, 0, 0], [1, 1, 1]]).bool().repeat_interleave(each, 1)
+    if kind == "uneven":
+        used &= torch.arange(9) % 3 < torch.tensor([1, 1, 3, 2])[:, None]
     assert (codes[:, ~used] == NO_CODE).all()
     assert (codes[:, used] >= 0).all()
     assert (codes < torch.tensor(codec.vocabulary)).all()
     decoded = codec.decode(codes, MASK, POSITION)
     assert decoded.shape == (5, 4, 7)
     assert (decoded[:, ~MASK] == 0).all()
-    torch.testing.assert_close(codec.decode(codes.where(used, 1), MASK, POSITION), decoded)
+    torch.testing.assert_close(codec.decode(codes.where(used | (kind == "uneven"), 1), MASK, POSITION), decoded)
     torch.testing.assert_close(codec.reconstruct(networks(5), MASK, POSITION), decoded)
 
 
@@ -178,9 +182,10 @@ def test_only_training_moves_a_codebook() -> None:
 
 
 def test_bits_count_padding_too() -> None:
-    assert make("vq").bits_a_weight(MASK) == pytest.approx(9 * 4 / 21)
-    assert make("residual").bits_a_weight(MASK) == pytest.approx(9 * 2 * 2 / 21)
-    assert make("fsq").bits_a_weight(MASK) == pytest.approx(9 * 3 * 1.5849625 / 21)
+    assert make("vq").bits_a_weight(MASK, POSITION) == pytest.approx(9 * 4 / 21)
+    assert make("residual").bits_a_weight(MASK, POSITION) == pytest.approx(9 * 2 * 2 / 21)
+    assert make("uneven").bits_a_weight(MASK, POSITION) == pytest.approx(2 * (5 * 1 + 1 * 3 + 3 * 2) / 21)
+    assert make("fsq").bits_a_weight(MASK, POSITION) == pytest.approx(9 * 3 * 1.5849625 / 21)
 
 
 @pytest.mark.parametrize(
@@ -204,7 +209,7 @@ def test_errors_on_gaussian_weights_are_those_of_theory(
     held_out = values[120:]
     error = codec.error(codec.reconstruct(held_out, mask, position), held_out, mask, position).item()
     assert low < error < high
-    assert codec.bits_a_weight(mask) == 2
+    assert codec.bits_a_weight(mask, position) == 2
 
 
 def test_what_all_networks_share_costs_no_bits() -> None:

@@ -42,6 +42,7 @@ CODEBOOKS: dict[str, dict[float, tuple[int, dict[str, Any]]]] = {
     "vq-4096": {b: (g, {"kind": "vq", "size": 4096}) for b, g in ((3, 4), (4, 3))},
     "residual": {b: (g, {"kind": "residual", "size": 256, "depth": 2})
                  for b, g in ((0.5, 32), (1, 16), (2, 8), (4, 4))},
+    "uneven": {b: (8, {"kind": "residual", "size": 256, "depth": 6}) for b in (1.5, 2, 3, 4)},
     "fsq": {b: (g, {"kind": "fsq", "levels": s}) for b, g, s in (
         (0.5, 8, [2] * 4), (1, 8, [2] * 8), (2, 4, [4] * 4), (4, 2, [16] * 2))},
     "simvq": {b: (g, {"kind": "simvq", "size": 256}) for b, g in ((0.5, 16), (1, 8), (2, 4), (4, 2))},
@@ -88,6 +89,8 @@ def _cases() -> Iterator[tuple[int, Case]]:
     for zoo in ("cnn", "digits", "lora"):
         for bits, name in ((2, "vq-1024"), (3, "vq-4096"), (4, "vq-4096"), (1, "vq-1024")):
             yield 1, Case(zoo, True, name, "none", bits)
+        for bits in (1.5, 2, 3, 4) if zoo != "lora" else (2,):
+            yield 3 if zoo == "cnn" else 1, Case(zoo, True, "uneven", "none", bits)
 
 
 class Collection:
@@ -183,6 +186,7 @@ def _codec(case: Case, width: int, positions: Any) -> VQ:
     else:
         group, quantiser = CODEBOOKS[case.name][case.bits]
         data = {"group": group, "quantiser": quantiser, "means": case.means}
+        data |= {"mean_codes": float(case.bits)} if case.name == "uneven" else {}
     data |= {"autoencoder": case.autoencoder, "width": 48, "depth": 1, "heads": 4}
     return VQ(parse_config(data, VQConfig, source=case.key), width, positions)
 
@@ -246,7 +250,7 @@ def measure(case: Case, data: Collection, seed: int) -> dict[str, Any]:
         place = torch.tensor([[0, 0, i, 0] for i in range(len(there))])
         codec = _codec(case, group, (1, 1, len(there), 1)).eval()
         codec.fit([(flat[: data.cut], there, place)], torch.Generator().manual_seed(seed))
-        row["bits"] = codec.bits_a_weight(there)
+        row["bits"] = codec.bits_a_weight(there, place)
 
         def rebuild(which: range) -> Tensor:
             made = torch.zeros_like(values[which])
@@ -257,10 +261,10 @@ def measure(case: Case, data: Collection, seed: int) -> dict[str, Any]:
         codec.fit([(values[: data.cut], mask, position)], torch.Generator().manual_seed(seed))
         if case.autoencoder != "none":
             _train(codec, values[: data.cut], mask, position, seed)
-        row["bits"] = codec.bits_a_weight(mask)
+        row["bits"] = codec.bits_a_weight(mask, position)
         codes = codec.encode(values[sides["held_out"]], mask, position).flatten(0, 1)
         each = len(codec.quantiser.vocabulary)
-        used, perplexity = usage(codes.view(-1, each)[(codes.view(-1, each) >= 0).all(-1)], codec.quantiser.vocabulary)
+        used, perplexity = usage(codes.view(-1, each)[codes.view(-1, each)[:, 0] >= 0], codec.quantiser.vocabulary)
         row |= {"use": float(used), "perplexity": float(perplexity), "vocabulary": codec.quantiser.vocabulary}
 
         def rebuild(which: range) -> Tensor:

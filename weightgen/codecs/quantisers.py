@@ -22,6 +22,8 @@ from zoo.config import StrictConfig
 
 CHUNK = 1 << 10
 """Vectors that are compared with a codebook at once: bounds the memory of a table of distances."""
+NO_CODE = -1
+"""Stands where there is no code: for sub-vectors without weights, and for codebooks that are left out."""
 BATCH = 1 << 12
 """Vectors of one update of moving averages while fitting."""
 
@@ -77,16 +79,25 @@ class Quantiser(nn.Module, abc.ABC):
     vocabulary: tuple[int, ...]
 
     @abc.abstractmethod
-    def fit(self, x: Float[Tensor, "n g"], mask: Bool[Tensor, "n g"]) -> None:
+    def fit(self, x: Float[Tensor, "n g"], mask: Bool[Tensor, "n g"], count: Int[Tensor, " n"]) -> None:
         """Fit to training vectors without gradients; random numbers come from torch's global generator."""
 
     @abc.abstractmethod
-    def forward(self, x: Float[Tensor, "n g"], mask: Bool[Tensor, "n g"], update: bool = False) -> Quantised:
-        """Quantise; with ``update``, codebooks that learn by moving averages learn from these vectors."""
+    def forward(
+        self, x: Float[Tensor, "n g"], mask: Bool[Tensor, "n g"], count: Int[Tensor, " n"], update: bool = False
+    ) -> Quantised:
+        """Quantise.
+
+        Args:
+            x: vectors.
+            mask: which of their entries are there.
+            count: codes of each vector, at most ``len(vocabulary)``; the others are ``NO_CODE``.
+            update: codebooks that learn by moving averages learn from these vectors.
+        """
 
     @abc.abstractmethod
     def lookup(self, codes: Int[Tensor, "n q"]) -> Float[Tensor, "n g"]:
-        """Vectors that codes stand for."""
+        """Vectors that codes stand for; anything where the first code is missing."""
 
 
 def straight_through(x: Float[Tensor, "n g"], values: Float[Tensor, "n g"]) -> Float[Tensor, "n g"]:
@@ -102,7 +113,8 @@ def mean_square(error: Float[Tensor, "n g"], mask: Bool[Tensor, "n g"]) -> Float
 def nearest(x: Float[Tensor, "n g"], codebook: Float[Tensor, "k g"]) -> Int[Tensor, " n"]:
     """Index of the nearest code; of two equally near ones the first."""
     half = 0.5 * codebook.square().sum(-1)
-    return torch.cat([torch.addmm(half, part, codebook.T, alpha=-1).argmin(-1) for part in x.split(CHUNK)])
+    found = [torch.addmm(half, part, codebook.T, alpha=-1).argmin(-1) for part in x.split(CHUNK)]
+    return torch.cat(found)
 
 
 def complete(
@@ -155,16 +167,17 @@ class Codebooks(Quantiser):
             return [self.body]
         return [layer for layer in self.body.layers if isinstance(layer, VectorQuantize)]
 
-    def fit(self, x: Float[Tensor, "n g"], mask: Bool[Tensor, "n g"]) -> None:
+    def fit(self, x: Float[Tensor, "n g"], mask: Bool[Tensor, "n g"], count: Int[Tensor, " n"]) -> None:
         """Start each codebook by k-means, revive dead codes in one pass of moving averages, end with Lloyd's algorithm.
 
         More passes of moving averages gain nothing over Lloyd's algorithm, which has no noise and costs less.
         """
-        residual = x
         with torch.no_grad():
-            for layer in self._layers:
-                self._fit_one(layer, residual, mask)
-                residual = residual - layer.codebook[nearest(complete(residual, mask, layer.codebook), layer.codebook)]
+            for i, layer in enumerate(self._layers):
+                x, mask, count = (part[count > i] for part in (x, mask, count))
+                if len(x):
+                    self._fit_one(layer, x, mask)
+                    x = x - layer.codebook[nearest(complete(x, mask, layer.codebook), layer.codebook)]
 
     def _fit_one(self, layer: VectorQuantize, x: Float[Tensor, "n g"], mask: Bool[Tensor, "n g"]) -> None:
         book: Any = layer._codebook  # its buffers have no types
@@ -182,26 +195,31 @@ class Codebooks(Quantiser):
         book.embed_avg.copy_(book.embed * book.cluster_size[..., None])  # moving averages go on from here
         layer.train(training)
 
-    def forward(self, x: Float[Tensor, "n g"], mask: Bool[Tensor, "n g"], update: bool = False) -> Quantised:
+    def forward(
+        self, x: Float[Tensor, "n g"], mask: Bool[Tensor, "n g"], count: Int[Tensor, " n"], update: bool = False
+    ) -> Quantised:
         """Nearest code of each codebook in turn."""
         residual, codes, commitment = x.detach() * mask, [], x.new_zeros(())
         value = torch.zeros_like(residual)
-        for layer in self._layers:
-            filled = complete(residual, mask, layer.codebook)
-            if update:
+        for i, layer in enumerate(self._layers):
+            rows = (count > i).nonzero()[:, 0]
+            filled = complete(residual[rows], mask[rows], layer.codebook)
+            if update and len(rows):
                 layer.train()
                 part, index = (out[0] for out in layer(filled[None])[:2])
             else:
                 index = nearest(filled, layer.codebook)
                 part = layer.codebook[index]
-            codes.append(index)
-            value, residual = value + part, residual - part
+            codes.append(torch.full_like(count, NO_CODE).index_copy(0, rows, index))
+            value, residual = value.index_add(0, rows, part), residual.index_add(0, rows, part, alpha=-1)
             commitment = commitment + mean_square(x - value, mask)
         return Quantised(straight_through(x, value), torch.stack(codes, -1), commitment)
 
     def lookup(self, codes: Int[Tensor, "n q"]) -> Float[Tensor, "n g"]:
         """Sum over the codebooks."""
-        return torch.stack([layer.codebook[index] for layer, index in zip(self._layers, codes.T, strict=True)]).sum(0)
+        books = zip(self._layers, codes.T, strict=True)
+        parts = [book.codebook[index.clamp(min=0)] * (index != NO_CODE)[:, None] for book, index in books]
+        return torch.stack(parts).sum(0)
 
 
 @final
@@ -218,7 +236,7 @@ class Steps(Quantiser):
         self.vocabulary = (int(self.body.codebook_size),)
         self.register_buffer("gain", torch.ones(()))
 
-    def fit(self, x: Float[Tensor, "n g"], mask: Bool[Tensor, "n g"]) -> None:
+    def fit(self, x: Float[Tensor, "n g"], mask: Bool[Tensor, "n g"], count: Int[Tensor, " n"]) -> None:
         """Take principal directions if there are fewer levels than entries, then the width of least squared error."""
         with torch.no_grad():
             if isinstance(self.body.project_in, nn.Linear) and isinstance(self.body.project_out, nn.Linear):
@@ -234,7 +252,9 @@ class Steps(Quantiser):
             errors = [mean_square(self.body((sample / g)[None])[0][0] * g - sample, there) for g in gains]
             self.gain.copy_(gains[torch.stack(errors).argmin()])
 
-    def forward(self, x: Float[Tensor, "n g"], mask: Bool[Tensor, "n g"], update: bool = False) -> Quantised:
+    def forward(
+        self, x: Float[Tensor, "n g"], mask: Bool[Tensor, "n g"], count: Int[Tensor, " n"], update: bool = False
+    ) -> Quantised:
         """Round to the nearest step; entries that are missing are rounded as zero."""
         out, codes = self.body((x * mask / self.gain)[None])
         value = out[0] * self.gain
@@ -242,7 +262,7 @@ class Steps(Quantiser):
 
     def lookup(self, codes: Int[Tensor, "n q"]) -> Float[Tensor, "n g"]:
         """The steps that codes name."""
-        return self.body.indices_to_codes(codes[None, :, 0])[0] * self.gain
+        return self.body.indices_to_codes(codes[None, :, 0].clamp(min=0))[0] * self.gain
 
 
 @final
@@ -256,7 +276,7 @@ class Mapped(Quantiser):
         self.vocabulary = (config.size,)
         self.body = SimVQ(dim, config.size, rotation_trick=False)
 
-    def fit(self, x: Float[Tensor, "n g"], mask: Bool[Tensor, "n g"]) -> None:
+    def fit(self, x: Float[Tensor, "n g"], mask: Bool[Tensor, "n g"], count: Int[Tensor, " n"]) -> None:
         """Alternate between nearest codes and the linear map of least squared error."""
         frozen, linear = self.body.get_buffer("frozen_codebook"), self.body.code_transform
         assert isinstance(linear, nn.Linear)
@@ -268,7 +288,9 @@ class Mapped(Quantiser):
                 source = frozen[nearest(filled, linear(frozen))]
                 linear.weight.copy_(torch.linalg.lstsq(source, filled).solution.T)
 
-    def forward(self, x: Float[Tensor, "n g"], mask: Bool[Tensor, "n g"], update: bool = False) -> Quantised:
+    def forward(
+        self, x: Float[Tensor, "n g"], mask: Bool[Tensor, "n g"], count: Int[Tensor, " n"], update: bool = False
+    ) -> Quantised:
         """Nearest code; the commitment trains the map too."""
         codebook = self.body.codebook
         index = nearest(complete(x * mask, mask, codebook.detach()).detach(), codebook.detach())
@@ -278,7 +300,7 @@ class Mapped(Quantiser):
 
     def lookup(self, codes: Int[Tensor, "n q"]) -> Float[Tensor, "n g"]:
         """Mapped entries of the codebook."""
-        return self.body.codebook[codes[:, 0]]
+        return self.body.codebook[codes[:, 0].clamp(min=0)]
 
 
 def make_quantiser(config: QuantiserConfig, dim: int) -> Quantiser:

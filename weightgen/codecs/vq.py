@@ -20,13 +20,11 @@ from jaxtyping import Bool, Float, Int
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from weightgen.codecs.quantisers import Quantised, QuantiserConfig, make_quantiser
+from weightgen.codecs.quantisers import NO_CODE, Quantised, QuantiserConfig, make_quantiser
 from weightgen.codecs.standardise import Networks, Standardiser
 from weightgen.nn import PositionEmbedding, check_heads, transformer
 from weightgen.types import Loss
 from zoo.config import StrictConfig
-
-NO_CODE = -1
 
 
 class VQConfig(StrictConfig):
@@ -35,6 +33,9 @@ class VQConfig(StrictConfig):
     group: int = Field(default=5, ge=1, description="weights a sub-vector")
     means: Literal["role", "weight"] = "weight"
     quantiser: QuantiserConfig = QuantiserConfig()
+    mean_codes: float | None = Field(
+        default=None, ge=1, description="codes a sub-vector on average, more in small layers; only for residual"
+    )
     autoencoder: Literal["none", "mlp", "transformer"] = "none"
     width: int = Field(default=96, ge=8)
     depth: int = Field(default=2, ge=1)
@@ -46,6 +47,8 @@ class VQConfig(StrictConfig):
         check_heads(self.width, self.heads)
         if self.quantiser.kind == "fsq" and len(self.quantiser.levels) > self.group:
             raise ValueError(f"fsq has {len(self.quantiser.levels)} levels for sub-vectors of {self.group} weights")
+        if self.mean_codes is not None and self.mean_codes > self.quantiser.depth:
+            raise ValueError(f"mean_codes is {self.mean_codes}, the quantiser has a depth of {self.quantiser.depth}")
         return self
 
 
@@ -76,7 +79,14 @@ class Correction(nn.Module):
 
 
 class VQ(nn.Module):
-    """Maps the tokens of a network to codes, and back."""
+    """Maps the tokens of a network to codes, and back.
+
+    Attributes:
+        vocabulary: number of different codes, for each code of a token.
+        count: codes that a sub-vector of each (layer, role) has; the last row is for unknown layers.
+    """
+
+    count: Tensor
 
     def __init__(self, config: VQConfig, token_width: int, positions: tuple[int, int, int, int]) -> None:
         """Make the codec; ``fit`` measures statistics and codebooks.
@@ -93,6 +103,7 @@ class VQ(nn.Module):
         self.normal = Standardiser(token_width, positions, config.means)
         self.quantiser = make_quantiser(config.quantiser, config.group)
         self.vocabulary: tuple[int, ...] = self.quantiser.vocabulary * self.sub_vectors
+        self.register_buffer("count", torch.full((positions[0] + 1, positions[1]), len(self.quantiser.vocabulary)))
         self.before = self.after = None
         if config.autoencoder != "none":
             self.before = Correction(config, token_width, positions)
@@ -113,15 +124,17 @@ class VQ(nn.Module):
             generator: decides the start and the order of the vectors.
         """
         self.fit_normal(networks)
+        if self.config.mean_codes is not None:
+            self.count = self._shares(networks, self.config.mean_codes)
         with torch.no_grad(), seeded(generator):
             found = []
             for values, mask, position in networks:
                 x, there = self._cut(self._before(values, mask, position), mask)
                 used = there.any(-1)
-                found.append((x[used], there[used]))
-            vectors, masks = (torch.cat([pair[i] for pair in found]) for i in (0, 1))
+                found.append((x[used], there[used], self._counts(position, len(values))[used]))
+            vectors, masks, counts = (torch.cat([parts[i] for parts in found]) for i in range(3))
             pick = torch.randperm(len(vectors))[: self.config.quantiser.sample]
-            self.quantiser.fit(vectors[pick], masks[pick])
+            self.quantiser.fit(vectors[pick], masks[pick], counts[pick])
 
     def encode(
         self, values: Float[Tensor, "b t d"], mask: Bool[Tensor, "t d"], position: Int[Tensor, "t 4"]
@@ -136,7 +149,7 @@ class VQ(nn.Module):
     ) -> Float[Tensor, "b t d"]:
         """Tokens of the networks that codes stand for, zero where masked; codes of masked sub-vectors are ignored."""
         every = rearrange(codes, "b t (s q) -> (b t s) q", s=self.sub_vectors)
-        return self._after(self._join(self.quantiser.lookup(every.clamp(min=0)), mask, len(codes)), mask, position)
+        return self._after(self._join(self.quantiser.lookup(every), mask, len(codes)), mask, position)
 
     def reconstruct(
         self, values: Float[Tensor, "b t d"], mask: Bool[Tensor, "t d"], position: Int[Tensor, "t 4"]
@@ -178,10 +191,38 @@ class VQ(nn.Module):
         _, deviation = self.normal(position)
         return (((decoded - values) / deviation).square() * mask).sum() / (mask.sum() * len(values))
 
-    def bits_a_weight(self, mask: Bool[Tensor, "t d"]) -> float:
+    def bits_a_weight(self, mask: Bool[Tensor, "t d"], position: Int[Tensor, "t 4"]) -> float:
         """Bits of all codes of a network, at full vocabulary, divided by its number of weights."""
-        used = int(self._cut(mask[None].float(), mask)[1].any(-1).sum())
-        return used * sum(math.log2(size) for size in self.quantiser.vocabulary) / int(mask.sum())
+        used = self._cut(mask[None].float(), mask)[1].any(-1)
+        bits = torch.tensor([0.0, *(math.log2(size) for size in self.quantiser.vocabulary)]).cumsum(0)
+        return float(bits[self._counts(position, 1)[used]].sum()) / int(mask.sum())
+
+    def _counts(self, position: Int[Tensor, "t 4"], networks: int) -> Int[Tensor, " n"]:
+        """Codes of every sub-vector."""
+        layer = position[:, 0].clamp(max=len(self.count) - 1)
+        return self.count[layer, position[:, 1]].repeat_interleave(self.sub_vectors).repeat(networks)
+
+    def _shares(self, networks: Sequence[Networks], mean: float) -> Int[Tensor, "layers roles"]:
+        """Codes a sub-vector of each (layer, role), ``mean`` on average and at most.
+
+        If the relative errors ``exp(-2 rate)`` of all (layer, role) pairs matter equally, the least sum of errors for a
+        number of bits has ``rate = constant - log(number of weights) / 2``.
+        """
+        weights, tokens = torch.zeros(2, *self.count.shape)
+        for _, mask, position in networks:
+            where = (position[:, 0], position[:, 1])
+            weights.index_put_(where, mask.sum(-1).float(), accumulate=True)
+            used = rearrange(F.pad(mask, (0, self.padding)), "t (s g) -> t s g", g=self.config.group).any(-1)
+            tokens.index_put_(where, used.sum(-1).float(), accumulate=True)
+        weights[-1] = weights[:-1].sum(0) / (weights[:-1] > 0).sum(0).clamp(min=1)
+        rate = math.log(self.quantiser.vocabulary[0]) / self.config.group
+        depth = len(self.quantiser.vocabulary)
+        best = torch.ones_like(self.count)
+        for constant in torch.linspace(0, depth + 20 / rate, 400):
+            wanted = (constant - 0.5 * weights.clamp(min=1).log() / rate).round().clamp(1, depth)
+            if (wanted * tokens).sum() <= mean * tokens.sum():
+                best = wanted.long()
+        return best
 
     def _before(self, values: Tensor, mask: Tensor, position: Tensor) -> Float[Tensor, "b t d"]:
         mean, deviation = self.normal(position)
@@ -204,7 +245,7 @@ class VQ(nn.Module):
         """All sub-vectors, the quantised ones of those that hold weights, and which these are."""
         x, there = self._cut(self._before(values, mask, position), mask)
         used = there.any(-1)
-        return x, self.quantiser(x[used], there[used], update), used
+        return x, self.quantiser(x[used], there[used], self._counts(position, len(values))[used], update), used
 
     def _spread(self, codes: Tensor, used: Tensor, mask: Tensor, networks: int) -> Int[Tensor, "b t s"]:
         every = codes.new_full((len(used), codes.shape[1]), NO_CODE)
@@ -230,7 +271,8 @@ def usage(codes: Int[Tensor, "n q"], vocabulary: Sequence[int]) -> tuple[Float[T
     """Share of a codebook that occurs, and perplexity of its use, both averaged over the codes of a vector."""
     shares, perplexities = [], []
     for column, size in zip(codes.T, vocabulary, strict=True):
-        count = torch.bincount(column, minlength=size)[column.unique()].double()
+        count = torch.bincount(column[column != NO_CODE], minlength=size).double()
+        count = count[count > 0]
         probability = count / count.sum()
         shares.append(len(count) / size)
         perplexities.append((-(probability * probability.log()).sum()).exp())
