@@ -163,7 +163,9 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         if length > min(MAX_HEADER, len(buffer) - 8):
             raise ValueError(f"header claims {length} bytes in a file of {len(buffer)}")
         entries, metadata = parse_header(bytes(buffer[8 : 8 + length]), len(buffer) - 8 - length)
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise BadArtefact(f"{path} cannot be read: {error.strerror or error}", "check its permissions") from None
+    except ValueError as error:
         raise BadArtefact(f"{path} is not a valid safetensors file: {error}", DOWNLOAD_AGAIN) from None
     return {entry.name: _tensor(buffer, entry, 8 + length) for entry in entries}, metadata
 

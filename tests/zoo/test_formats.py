@@ -336,3 +336,14 @@ def test_large_values_are_numbers(dtype: torch.dtype) -> None:
     values[7] = -float("inf")
     with pytest.raises(BadArtefact, match="'a' of here holds 1 values"):
         safefile.check_finite({"a": values}, "here")
+
+
+def test_a_file_that_may_not_be_read_is_not_called_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_file({"w": torch.ones(2)}, tmp_path / "a.safetensors")
+
+    def denied(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", denied)
+    with pytest.raises(BadArtefact, match=r"cannot be read: Permission denied\. check its permissions"):
+        safefile.load(tmp_path / "a.safetensors")
