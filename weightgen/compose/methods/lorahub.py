@@ -50,7 +50,8 @@ def lorahub(problem: Problem, config: LoraHubConfig) -> Mixture:
 
     start = np.clip(problem.weights.numpy(), -config.bound, config.bound)
     with contextlib.suppress(_Spent):
-        options = {"maxiter": config.evaluations, "rhobeg": config.step}
+        most = max(config.evaluations, len(start) + 2)  # COBYLA insists on the latter
+        options = {"maxiter": most, "rhobeg": config.step}
         box = [(-config.bound, config.bound)] * len(start)
         minimize(value, start, method="COBYLA", bounds=box, options=options)
     loss, best = min(seen, key=lambda one: one[0])
