@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from weightgen import jobs
-from weightgen.generate import read_examples
+from weightgen.generate.examples import read_examples
 from zoo import safefile
 from zoo.collect import collect
 from zoo.errors import BadArtefact, UsageError

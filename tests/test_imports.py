@@ -17,12 +17,12 @@ HELP_SECONDS = 0.5
 
 # Units of weightgen from the top down; a unit imports from its own layer and from those below it.
 LAYERS = (
-    {"cli", "zoo_cli", "decode_cli", "compose_cli", "large_cli", "options", "console", "server"},
-    {"jobs", "large_jobs"},
+    {"cli", "zoo_cli", "decode_cli", "compose_cli", "large_cli", "generate_cli", "options", "console", "server"},
+    {"jobs", "large_jobs", "generate_jobs"},
     {"generate", "evaluate", "decode_jobs", "compose_jobs"},
     {"train", "training_data", "resume", "retrieve", "compose", "decode", "evaluation", "large", "portfolio"},
     {"subjects"},
-    {"generators", "checkpoint"},
+    {"generators", "checkpoint", "kit"},
     {"codecs", "conditioners", "fusion", "diffusion"},
     {"nn", "augment", "types", "results", "decode_results", "zoo_results", "progress"},
 )

@@ -17,6 +17,7 @@ from weightgen import __version__
 from weightgen.compose_cli import compose
 from weightgen.console import print_error, run_job
 from weightgen.decode_cli import add_decode_commands
+from weightgen.generate_cli import generate
 from weightgen.large_cli import explore
 from weightgen.options import Json, OutDir, Sets, ZooDir
 from weightgen.zoo_cli import zoo_app
@@ -32,6 +33,7 @@ app.add_typer(zoo_app, name="zoo")
 add_decode_commands(app)
 app.command()(compose)
 app.command()(explore)
+app.command()(generate)
 
 Generator = Annotated[Path, typer.Option("--generator", metavar="DIR", help="Folder of a trained generator.")]
 
@@ -56,21 +58,6 @@ def train(
         ),
         as_json,
     )
-
-
-@app.command()
-def generate(
-    generator: Generator,
-    data: Annotated[Path, typer.Option("--data", metavar="NPZ", help="Labelled examples of the task.")],
-    out: OutDir,
-    n: Annotated[int, typer.Option("--n", "-n", min=1, help="How many networks.")] = 1,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Same seed, same networks.")] = 0,
-    as_json: Json = False,
-) -> int:
-    """Generate networks for a task from a few labelled examples."""
-    from weightgen import jobs
-
-    return run_job(lambda _: jobs.generate(generator=generator, data=data, out=out, n=n, seed=seed), as_json)
 
 
 @app.command()

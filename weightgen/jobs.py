@@ -21,9 +21,10 @@ from weightgen.decode_jobs import DecodeResult as DecodeResult
 from weightgen.decode_jobs import DoctorResult as DoctorResult
 from weightgen.decode_jobs import decode as decode
 from weightgen.decode_jobs import doctor_fusion as doctor_fusion
+from weightgen.generate_jobs import generate as generate
 from weightgen.large_jobs import explore as explore
 from weightgen.progress import Progress
-from weightgen.results import BuildResult, EvaluateResult, GenerateResult, TrainResult
+from weightgen.results import BuildResult, EvaluateResult, TrainResult
 from weightgen.zoo_results import (
     CollectedSource,
     CollectResult,
@@ -302,29 +303,6 @@ def train(
         history = train_generator(parsed, opened, Path(out), fresh=fresh, progress=progress)
     stages = {name: {k: v for k, v in stage.items() if k != "log"} for name, stage in history["stages"].items()}
     return TrainResult(Path(out), history["parameters"], stages)
-
-
-def generate(generator: Path | str, data: Path | str, out: Path | str, n: int = 1, seed: int = 0) -> GenerateResult:
-    """Generate networks for a task from labelled examples, without training.
-
-    Args:
-        generator: folder of a trained generator.
-        data: ``.npz`` file with ``x`` [examples, ...] and ``y`` [examples], labels ``0 .. classes - 1``; bytes are
-            scaled by 1 / 255, other numbers are taken as they are.
-        out: folder of the networks; an earlier generation there is replaced, anything else is not touched.
-        n: how many networks.
-        seed: the same seed gives the same networks.
-
-    Returns:
-        The files, and how well each network fits the given examples.
-
-    Raises:
-        UsageError: if the examples do not fit the generator, or ``out`` is in use.
-        BadArtefact: if the generator is missing or damaged, or ``data`` is no usable file.
-    """
-    from weightgen.generate import generate_networks
-
-    return generate_networks(Path(generator), Path(data), Path(out), n, seed)
 
 
 def evaluate(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,17 +87,46 @@ class GenerateResult(JobResult):
         files: one safetensors file a network.
         given_accuracy: accuracy of each network on the given examples.
         seconds: time of sampling, without loading.
+        curves: loss and accuracy on the given examples while fine-tuning, if that was asked for.
     """
 
     files: tuple[Path, ...]
     given_accuracy: tuple[float, ...]
     seconds: float
+    curves: tuple[tuple[Mapping[str, float], ...], ...] = ()
 
     def summary(self) -> str:
         return "\n".join(
             f"{path}: {100 * accuracy:.1f} % of the given examples"
             for path, accuracy in zip(self.files, self.given_accuracy, strict=True)
         )
+
+
+@dataclass(frozen=True)
+class AdapterResult(JobResult):
+    """Adapters that were generated.
+
+    Attributes:
+        folders: one folder an adapter, which PEFT loads.
+        given: accuracy of the base and of the adapter on the labelled examples; ``None`` without such examples.
+        curves: loss and accuracy on these examples while fine-tuning, if that was asked for.
+        seconds: time of reading the task and writing the weights, without loading.
+    """
+
+    folders: tuple[Path, ...]
+    given: tuple[Mapping[str, float] | None, ...]
+    curves: tuple[Sequence[Mapping[str, float]], ...]
+    seconds: float
+
+    def summary(self) -> str:
+        return "\n".join(_adapter_line(*pair) for pair in zip(self.folders, self.given, strict=True))
+
+
+def _adapter_line(folder: Path, given: Mapping[str, float] | None) -> str:
+    if given is None:
+        return f"{folder}: loads with PEFT; not measured, there are no labelled examples"
+    base, own = given["base_accuracy"], given["accuracy"]
+    return f"{folder}: {100 * own:.1f} % of the labelled examples, the base {100 * base:.1f} %"
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,15 @@ class AdaptedEncoder:
             a, b = self.pairs.get(found["module"], ("", ""))
             self.pairs[found["module"]] = (spec.name, b) if found["side"] == "A" else (a, spec.name)
         self._modules = {name: modules[name] for name in self.pairs}
+        shapes = {spec.name: spec.shape for spec in layout.tensors}
+        for name, (a, b) in self.pairs.items():
+            wanted, there = (shapes[b][0], shapes[a][1]), tuple(modules[name].weight.shape)
+            if wanted != there:
+                raise UsageError(
+                    f"the adapter changes {name} of {wanted[1]} inputs and {wanted[0]} outputs, in "
+                    f"{encoder.base_model} it has {there[1]} and {there[0]}",
+                    "give the base model that the adapters were made for",
+                )
 
     @contextlib.contextmanager
     def applied(self, tensors: Mapping[str, Tensor]) -> Iterator[None]:

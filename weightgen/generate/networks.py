@@ -1,69 +1,26 @@
-"""The ``generate`` job: examples in, checked network files out."""
+"""Networks from labelled examples: checked files out."""
 
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 import time
-import zipfile
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from weightgen.checkpoint import load_generator, read_config
+from weightgen.generate.examples import read_examples
+from weightgen.generate.finetune import finetune_network
+from weightgen.generate.target import RECEIPT, check_target, replaced
 from weightgen.generators import Form, Generator
 from weightgen.results import GenerateResult
 from weightgen.types import Condition
 from zoo import safefile
 from zoo.architectures import Architecture, family
 from zoo.datasets import Examples
-from zoo.errors import BadArtefact, UsageError, WeightgenError
+from zoo.errors import UsageError, WeightgenError
 from zoo.networks import architecture_of, logits
 from zoo.types import Weights
-
-RECEIPT = "weightgen.json"
-
-
-def read_examples(path: Path) -> tuple[torch.Tensor, torch.Tensor]:
-    """Read labelled examples.
-
-    Args:
-        path: ``.npz`` file with ``x`` and ``y``.
-
-    Returns:
-        Inputs as float32 and labels.
-
-    Raises:
-        BadArtefact: if the file is missing or no npz archive.
-        UsageError: if an array is missing, empty, of the wrong type, or not finite.
-    """
-    if not path.is_file():
-        raise BadArtefact(f"{path} does not exist", "give an .npz file with the arrays x and y")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files if name in ("x", "y")}
-    except (ValueError, OSError, zipfile.BadZipFile, EOFError, AttributeError) as error:
-        raise BadArtefact(
-            f"{path} is not a plain .npz archive ({error})", "save it with numpy.savez(x=..., y=...)"
-        ) from None
-    missing = {"x", "y"} - set(arrays)
-    if missing:
-        raise UsageError(f"{path} lacks the array {missing.pop()!r}", "save it with numpy.savez(x=..., y=...)")
-    x, y = arrays["x"], arrays["y"]
-    if y.ndim != 1 or len(x) != len(y) or len(y) == 0:
-        raise UsageError(f"{path}: x is {x.shape} and y is {y.shape}", "give one label an example, at least one")
-    if not np.issubdtype(y.dtype, np.integer):
-        raise UsageError(f"{path}: labels are {y.dtype}", "give integers 0 .. classes - 1")
-    if x.dtype == np.uint8:
-        x = x.astype(np.float32) / 255.0
-    elif not np.issubdtype(x.dtype, np.number) or np.issubdtype(x.dtype, np.complexfloating):
-        raise UsageError(f"{path}: inputs are {x.dtype}", "give numbers")
-    x = x.astype(np.float32)
-    if not np.isfinite(x).all():
-        raise UsageError(f"{path}: inputs hold NaN or infinity", "remove or repair these examples")
-    return torch.from_numpy(x), torch.from_numpy(y.astype(np.int64))
 
 
 def _form_for(generator: Generator, x: torch.Tensor, y: torch.Tensor, path: Path) -> Form:
@@ -93,14 +50,11 @@ def _classes(form: Form) -> int:
     return family(architecture).outputs(architecture).size
 
 
-def generate_networks(folder: Path, data: Path, out: Path, n: int, seed: int) -> GenerateResult:
+def generate_networks(folder: Path, data: Path, out: Path, n: int, seed: int, finetune: int = 0) -> GenerateResult:
     """Generate, check and write networks; see ``weightgen.jobs.generate``."""
     if n < 1:
         raise UsageError(f"cannot generate {n} networks", "ask for at least one")
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"{out} is a file", "give a folder")
-    if out.is_dir() and any(out.iterdir()) and not _is_generation(out):
-        raise UsageError(f"{out} is not empty and holds no earlier generation", "give a new or empty folder")
+    check_target(out)
     generator = load_generator(folder)
     x, y = read_examples(data)
     form = _form_for(generator, x, y, data)
@@ -110,12 +64,13 @@ def generate_networks(folder: Path, data: Path, out: Path, n: int, seed: int) ->
     started = time.perf_counter()
     networks = generator.sample(condition, form.layout, n, seed)
     seconds = time.perf_counter() - started
+    curves: list[list[dict[str, float]]] = []
+    for i in range(n if finetune else 0):
+        networks[i], curve = finetune_network(architecture, networks[i], x, y, finetune, seed + i)
+        curves.append(curve)
     names = [f"network-{i:03d}.safetensors" for i in range(n)]
     accuracies = []
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as scratch:
-        side = Path(scratch) / "networks"
-        side.mkdir()
+    with replaced(out) as side:
         for name, weights in zip(names, networks, strict=True):
             accuracies.append(_write_checked(architecture, weights, side / name, x, y))
         receipt = {
@@ -126,23 +81,14 @@ def generate_networks(folder: Path, data: Path, out: Path, n: int, seed: int) ->
                 "generator_files": read_config(folder)["files"],
                 "seed": seed,
                 "data": str(data),
+                "files": names,
                 "networks": [{"file": f, "given_accuracy": a} for f, a in zip(names, accuracies, strict=True)],
+                "finetune_steps": finetune,
+                "curves": curves,
             },
         }
         (side / RECEIPT).write_text(json.dumps(receipt, indent=1))
-        if out.exists():
-            shutil.rmtree(out)
-        side.rename(out)
-    return GenerateResult(tuple(out / name for name in names), tuple(accuracies), seconds)
-
-
-def _is_generation(folder: Path) -> bool:
-    """Whether a folder holds the files of one earlier generation, all of them, and nothing else."""
-    try:
-        listed = json.loads((folder / RECEIPT).read_text(encoding="utf-8"))["generated"]["networks"]
-        return {path.name for path in folder.iterdir()} <= {RECEIPT, *(network["file"] for network in listed)}
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+    return GenerateResult(tuple(out / name for name in names), tuple(accuracies), seconds, tuple(map(tuple, curves)))
 
 
 def _write_checked(architecture: Architecture, weights: Weights, path: Path, x: torch.Tensor, y: torch.Tensor) -> float:

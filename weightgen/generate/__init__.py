@@ -1,0 +1,1 @@
+"""The ``generate`` job: what is known about a task in, checked weights out."""
