@@ -186,7 +186,7 @@ def _objective(
 
 def _image_objective(parent: Weights, start: Weights | None, data: Path, some: _Some) -> Objective:
     from weightgen.compose.objectives import classification
-    from weightgen.generate import read_examples
+    from weightgen.generate.examples import read_examples
     from zoo.networks import architecture_of
 
     x, y = read_examples(data)
