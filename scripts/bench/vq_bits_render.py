@@ -27,7 +27,8 @@ validation images; `held out` are networks that nothing was fitted to, `fitted t
 vocabulary, padding of short rows included, divided by the number of weights. Codecs subtract the mean of every single
 weight over the training networks unless the row says `mean of the role` (so do `scalar`, Lloyd's scalar quantiser, and
 `recall`; `int8` and `int4` round to nearest with one scale a tensor). An autoencoder (`mlp` or `transformer`) has
-200 training steps on top of the fitted codebook.
+200 training steps on top of the fitted codebook. `vq`, `residual` and `simvq` have codebooks of 256, `uneven` is
+`residual` with more codes for small layers.
 
 ![Error and accuracy against bits](results/vq_bits/vq_bits.png)
 
@@ -130,7 +131,8 @@ def _table(found: dict[Case, list[dict[str, Any]]], zoo: str, gauge: str) -> str
 
 def _figure(found: dict[Case, list[dict[str, Any]]], path: Path) -> None:
     figure, axes = plt.subplots(2, 3, figsize=(13, 7.5), layout="constrained", sharex="col")
-    colours = {"vq": "#2563a8", "residual": "#d97706", "fsq": "#2f855a", "simvq": "#b83280", "scalar": "#7b8794"}
+    colours = {"vq": "#2563a8", "residual": "#d97706", "fsq": "#2f855a", "simvq": "#b83280", "scalar": "#7b8794",
+               "uneven": "#111827", "vq-1024": "#0e7490"}  # fmt: skip
     for column, zoo in enumerate(("cnn", "digits", "lora")):
         chosen = {c: rows for c, rows in found.items() if c.zoo == zoo and c.gauge == "canonical"}
         judged = ("update_error", 1) if zoo == "lora" else ("accuracy", 100)
@@ -146,7 +148,7 @@ def _figure(found: dict[Case, list[dict[str, Any]]], path: Path) -> None:
                 axes[0, column].plot(x, error, style, **look)
                 axes[1, column].plot(x, [judged[1] * value for value in other], style, **look)
         for case, rows in chosen.items():
-            if case.name in ("int4", "int8", "recall"):
+            if case.name in ("int4", "recall"):
                 x = _mean(rows, "bits")
                 for axis, key, scale in ((axes[0, column], "error", 1), (axes[1, column], *judged)):
                     y = scale * (_mean(rows, "held_out", key) or 0)
@@ -164,7 +166,7 @@ def _figure(found: dict[Case, list[dict[str, Any]]], path: Path) -> None:
         for axis in axes[:, column]:
             axis.spines[["top", "right"]].set_visible(False)
     axes[0, 0].set_ylabel("squared error of held-out networks\n(1: the mean of each layer and role)")
-    axes[0, 0].legend(fontsize=7, frameon=False)
+    axes[0, 0].legend(fontsize=7, frameon=False, loc="lower left")
     figure.savefig(path, dpi=110)
     plt.close(figure)
 

@@ -24,6 +24,8 @@ CHUNK = 1 << 10
 """Vectors that are compared with a codebook at once: bounds the memory of a table of distances."""
 NO_CODE = -1
 """Stands where there is no code: for sub-vectors without weights, and for codebooks that are left out."""
+DISTANCES = 1 << 24
+"""Distances that the start by k-means holds in memory at once, about."""
 BATCH = 1 << 12
 """Vectors of one update of moving averages while fitting."""
 
@@ -37,9 +39,9 @@ class QuantiserConfig(StrictConfig):
     """
 
     kind: Literal["vq", "residual", "fsq", "simvq"] = "vq"
-    size: int = Field(default=1024, ge=2, description="entries of a codebook; not for fsq")
+    size: int = Field(default=256, ge=2, description="entries of a codebook; not for fsq")
     depth: int = Field(default=1, ge=1, description="codebooks in a row; 1 but for residual")
-    levels: list[int] = Field(default=[4, 4, 4, 4, 4], min_length=1, description="steps a dimension; only for fsq")
+    levels: list[int] = Field(default=[16, 16], min_length=1, description="steps a dimension; only for fsq")
     decay: float = Field(default=0.95, gt=0, lt=1, description="of the moving averages of codebooks")
     dead: float = Field(default=1.0, ge=0, description="codes with a smaller moving average of uses are replaced")
     passes: int = Field(default=10, ge=0, description="of Lloyd's algorithm over the training vectors")
@@ -187,7 +189,8 @@ class Codebooks(Quantiser):
             whole = x * mask
         layer.train()
         book.initted.fill_(False)
-        layer(whole[torch.randperm(len(whole))[: 8 * self.config.size]][None])
+        start = min(8 * self.config.size, max(2 * self.config.size, DISTANCES // self.config.size))
+        layer(whole[torch.randperm(len(whole))[:start]][None])
         for pick in torch.randperm(len(x)).split(BATCH):
             layer(complete(x[pick], mask[pick], layer.codebook)[None])
         for _ in range(self.config.passes):

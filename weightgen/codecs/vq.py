@@ -30,7 +30,7 @@ from zoo.config import StrictConfig
 class VQConfig(StrictConfig):
     """Sub-vectors, quantiser and autoencoder."""
 
-    group: int = Field(default=5, ge=1, description="weights a sub-vector")
+    group: int = Field(default=2, ge=1, description="weights a sub-vector")
     means: Literal["role", "weight"] = "weight"
     quantiser: QuantiserConfig = QuantiserConfig()
     mean_codes: float | None = Field(
