@@ -26,7 +26,7 @@ PAGE = ROOT / "docs" / "large.md"
 START, END = "<!-- measured: start -->", "<!-- measured: end -->"
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 CONFIG = ROOT / "configs" / "explore-small.yaml"
-LATENTS = (8, 32, 64)
+LATENTS = (8, 64)  # beside that of the config
 STRENGTHS = (("keep", 0.1), ("keep", 0.3), ("drop", 0.1), ("keep", 1.0), ("keep", 0.6), ("drop", 1.0))
 ITEMS = 150
 TASKS = ("rt_polarity",)
@@ -183,9 +183,13 @@ def _table(head: str, rows: list[str]) -> str:
 
 
 def _codec_table() -> str:
-    found = [_read(f"codec-{latent}") for latent in LATENTS if _measured(f"codec-{latent}")]
+    card = _read(f"best-{TASKS[0]}-keep")
+    error = {layer["name"]: layer["codec_error"] for layer in card["layers"]}
+    found = [{"latent": card["config"]["model"]["codec"]["latent"], "error": error}]
+    found += [_read(f"codec-{latent}") for latent in LATENTS if _measured(f"codec-{latent}")]
+    width = card["config"]["chunk"]["columns"]
     names = list(found[0]["error"])
-    head = "| matrix | " + " | ".join(f"{one['latent']} of {one['columns']}" for one in found) + " |"
+    head = "| matrix | " + " | ".join(f"{one['latent']} of {width}" for one in found) + " |"
     rows = [f"| `{name}` | " + " | ".join(f"{one['error'][name]:.3f}" for one in found) + " |" for name in names]
     return _table(head, rows)
 
@@ -225,26 +229,35 @@ def _strength_table() -> str:
     return _table(head + " | noise: change, nats | noise: accuracy, % |", rows)
 
 
+def _of(card: dict[str, Any], name: str) -> dict[str, Any]:
+    return next(row for row in card["rows"] if row["name"] == name)
+
+
 def _best_table() -> str:
     rows = []
     for task, (residual, strength) in itertools.product(TASKS, SETTINGS):
+        if not _measured(f"best-{task}-{residual}"):
+            continue
         card = _read(f"best-{task}-{residual}")
-        original = next(row for row in card["rows"] if row["kind"] == "original")
+        original = _of(card, "original")
         some = [row for row in card["rows"] if row["kind"] == "candidate"]
         noise = [row for row in card["rows"] if row["kind"] == "noise"]
-        best = next(row for row in card["rows"] if row["name"] == card["selected"])
+        best = _of(card, card["selected"])
         test = card["verdict"]["test_minus_original"]
         low, high = (100 * value for value in card["verdict"]["noise"]["candidates_minus_noise"][1:])
         rows.append(
             f"| {task} | {residual}, {strength} | {100 * original['mean']:.1f} | {100 * _mean(some, 'mean'):.1f} | "
             f"{100 * _mean(noise, 'mean'):.1f} | {low:+.2f} to {high:+.2f} | {card['selected']} | "
-            f"{100 * best['mean']:.1f} | {100 * max(row['mean'] for row in noise):.1f} | "
+            f"{100 * best['mean']:.1f} | {100 * _of(card, 'reconstruction')['mean']:.1f} | "
+            f"{100 * max(row['mean'] for row in noise):.1f} | "
             f"{100 * test[0]:+.1f} [{100 * test[1]:+.1f}, {100 * test[2]:+.1f}] | "
             f"{'yes' if card['verdict']['improved'] else 'no'} |"
         )
     head = f"| task | residual, strength | original | mean of {CANDIDATES} candidates | mean of as many of noise"
     head += " | candidates minus noise"
-    return _table(head + " | best | its score | best of noise | held out: minus original | better? |", rows)
+    return _table(
+        head + " | best | its score | codec alone | best of noise | held out: minus original | better? |", rows
+    )
 
 
 def _memory_text() -> str:
