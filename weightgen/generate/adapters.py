@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -52,6 +53,11 @@ def generate_adapters(
     if own is None:
         raise UsageError(f"the generator {folder} writes networks, no adapters", "give labelled examples with --data")
     encoder = TextEncoder(EncoderConfig(name=base or own, base_model=own if base is None else None))
+    if (size := encoder.model.config.hidden_size) != generator.problem.text_size:
+        raise UsageError(
+            f"the generator was made for {own} of hidden size {generator.problem.text_size}, {base} has {size}",
+            "give the base model that the generator was made for",
+        )
     started = time.perf_counter()
     condition = condition_of(task, encoder)
     adapters = _sampled(generator, condition, n, seed, encoder.base_model)
@@ -148,7 +154,9 @@ def _write_checked(adapted: AdaptedEncoder, adapter: Weights, folder: Path, card
         wanted = _logits(encoder, task)
     plain = encoder.model
     try:
-        encoder.model = PeftModel.from_pretrained(plain, str(folder)).eval()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # what the libraries plan among themselves
+            encoder.model = PeftModel.from_pretrained(plain, str(folder)).eval()
         found = _logits(encoder, task)
         encoder.model.unload()
     finally:
