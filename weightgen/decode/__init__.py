@@ -1,0 +1,1 @@
+"""Weak-to-strong decoding: a strong model steered by small experts, as one transformers model."""
