@@ -19,9 +19,10 @@ import typer
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[0] = str(ROOT)  # a script beside this one is named like the package
+
+from scripts.bench._page import put  # noqa: E402
+
 OUT = ROOT / "docs" / "results" / "compose"
-PAGE = ROOT / "docs" / "results.md"
-START, END = "<!-- composition: start -->", "<!-- composition: end -->"
 METHODS = {
     "base": "base model as it is",
     "mean": "mean of all sources",
@@ -183,9 +184,7 @@ def render() -> None:
         atlas_seconds=sum(seconds["atlas"]) / len(seconds["atlas"]),
         lorahub_seconds=sum(seconds["lorahub"]) / len(seconds["lorahub"]),
     )
-    before, _, rest = PAGE.read_text().partition(START)
-    _, _, after = rest.partition(END)
-    PAGE.write_text(f"{before.rstrip()}\n\n{START}\n{text}{END}\n{after.lstrip()}")
+    put("composition", text)
 
 
 if __name__ == "__main__":

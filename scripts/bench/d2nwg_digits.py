@@ -22,6 +22,9 @@ import matplotlib.pyplot as plt
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[0] = str(ROOT)  # a script beside this one is named like the package
+
+from scripts.bench._page import put  # noqa: E402
+
 RESULTS = ROOT / "docs" / "results"
 VARIANTS: dict[str, tuple[str, list[str]]] = {
     "full": ("as shipped", []),
@@ -38,11 +41,9 @@ VARIANTS: dict[str, tuple[str, list[str]]] = {
     "one_step": ("one sampling step: a mapper from condition to weights", ["denoiser.sampling_steps=1"]),
     "no_contrast": ("no contrastive stage", ["stages.alignment.steps=0"]),
 }
-TEMPLATE = """# Results
+TEMPLATE = """## D2NWG on digits
 
-Made by `python scripts/bench/d2nwg_digits.py render` from the JSON under `docs/results/`; nothing is typed by hand.
-
-## D2NWG on digits
+Made by `python scripts/bench/d2nwg_digits.py render` from `docs/results/d2nwg_digits`.
 
 {runs} full runs from an empty folder, each with its own zoo, data split and {tasks} held-out subsets of digits;
 ± is the deviation between runs. In every run each number is a mean over the held-out subsets and 3 draws of the
@@ -217,7 +218,7 @@ def render() -> None:
         oracle_spread=f"{new['oracle_spread']:.2f}",
         ablation="\n".join(_ablation_table(cards)),
     )
-    (ROOT / "docs" / "results.md").write_text(text)
+    put("d2nwg_digits", text)
     readme = ROOT / "README.md"
     before, _, rest = readme.read_text().partition(TABLE_START)
     _, _, after = rest.partition(TABLE_END)

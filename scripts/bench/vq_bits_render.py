@@ -6,6 +6,7 @@ python scripts/bench/vq_bits_render.py
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -17,7 +18,10 @@ import matplotlib.pyplot as plt
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "docs" / "results" / "vq_bits"
-START, END = "<!-- vq_bits: start -->", "<!-- vq_bits: end -->"
+sys.path[0] = str(ROOT)  # a script beside this one is named like the package
+
+from scripts.bench._page import put  # noqa: E402
+
 SECTION = """## Bits a weight of the discrete codec
 
 Made by `python scripts/bench/vq_bits_render.py` from `docs/results/vq_bits`. Error is the squared error in units of the
@@ -177,10 +181,7 @@ def render() -> None:
     _figure(found, RESULTS / "vq_bits.png")
     kinds = {(case.zoo, case.gauge) for case in found}
     section = SECTION.format(**{f"{zoo}_{gauge}": _table(found, zoo, gauge) for zoo, gauge in kinds})
-    page = ROOT / "docs" / "results.md"
-    before, _, rest = page.read_text().partition(START)
-    _, _, after = rest.partition(END)
-    page.write_text(before.rstrip() + "\n\n" + START + "\n" + section + END + (after or "\n"))
+    put("vq_bits", section)
 
 
 if __name__ == "__main__":

@@ -110,6 +110,7 @@ def train_stages(
     keep: Sequence[int] = (),
     sampled: Sampled | None = None,
     initial: Mapping[str, Tensor] | None = None,
+    starts: Mapping[str, Tensor] | None = None,
     common_order: int | None = None,
 ) -> Iterator[tuple[int, dict[str, Tensor]]]:
     """Train as ``train_many``, and yield the networks after the updates ``keep`` and after the last one.
@@ -118,13 +119,16 @@ def train_stages(
         architecture, inputs, targets, seeds, config, sampled, initial: as in ``train_many``.
         total: number of updates.
         keep: numbers of updates after which the networks are wanted too.
+        starts: state dict with a first axis over networks: each starts from its own, in place of ``initial``.
         common_order: seed of one order of the examples for all networks, which then need the same data; some families
             train faster so. By default each network has an order of its own.
 
     Yields:
         Number of updates, and the state dict with a first axis over networks.
     """
-    if initial is None:
+    if starts is not None:
+        started = {name: value.detach().clone() for name, value in starts.items()}
+    elif initial is None:
         started = initialise(architecture, seeds)
     else:
         started = {name: value.expand(len(seeds), *value.shape).clone() for name, value in initial.items()}

@@ -1,0 +1,266 @@
+"""Tiny CNNs on real image sets: one generator for all, and image sets that it has never seen.
+
+    weightgen zoo build configs/cnn-images.yaml --zoo ZOO --set 'data.sources=[FOLDER]' --set members_per_task=108
+    python scripts/bench/d2nwg_images.py run --zoo ZOO --work WORK   # can be stopped and resumed
+    python scripts/bench/d2nwg_images.py render                      # docs/results.md from the saved JSON only
+
+Of every data set, the last eight networks are for validation. Nothing is chosen on test images.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[0] = str(ROOT)  # a script beside this one is named like the package
+
+from scripts.bench._page import put  # noqa: E402
+from weightgen import jobs  # noqa: E402
+from weightgen.checkpoint import load_generator  # noqa: E402
+from weightgen.evaluation import start_points as points  # noqa: E402
+from weightgen.generators import Generator  # noqa: E402
+from weightgen.types import Condition  # noqa: E402
+from zoo.build.vectorised import TrainingConfig  # noqa: E402
+from zoo.datasets import ExampleBank, Examples, Members, load_groups, reference_of  # noqa: E402
+from zoo.networks import architecture_of  # noqa: E402
+from zoo.seeds import seed_of  # noqa: E402
+from zoo.tasks import TEST, TRAIN, VAL, TaskData  # noqa: E402
+from zoo.zoo import Zoo  # noqa: E402
+
+RESULTS = ROOT / "docs" / "results" / "d2nwg_images"
+VALIDATION = 8
+SHOTS = 10
+NETWORKS = 5
+LONG = ("mnist", "cifar10", "fashion_mnist", "usps")
+"""Data sets whose networks are trained for 25 epochs; the others for one."""
+LEFT_OUT = ("fashion_mnist", "sign_digits", "cifar10", "mnist", "kannada_mnist")
+NAMES = {
+    "generated": "D2NWG, one candidate",
+    "mapper": "mapper, one candidate",
+    "mean_aligned": "mean of the zoo's networks on this set, aligned",
+    "mean_raw": "the same, not aligned",
+    "member": "a network of the zoo on this set",
+    "nearest": "a network of the nearest other set",
+    "mean_others": "mean of the networks on all other sets, aligned",
+    "kde": "kernel density of the best 30 %, aligned",
+    "gaussian": "Gaussian a weight, aligned",
+    "scratch": "random initialisation",
+}
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+def log(text: str) -> None:
+    """Progress."""
+    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
+
+
+def split(zoo: Path) -> None:
+    """Make the last networks of every data set validation networks."""
+    with Zoo.open(zoo) as opened:
+        changes = {}
+        for task in opened.tasks():
+            records = sorted(opened.records(task=task.name), key=lambda record: str(record.lineage))
+            changes |= {r.id: "val" if i >= len(records) - VALIDATION else "train" for i, r in enumerate(records)}
+        opened.set_splits(changes)
+
+
+def image_set(zoo: Zoo, members: Members, name: str) -> points.ImageSet:
+    """Training and test images of a data set."""
+    task = zoo.task(name)
+    data = TaskData.select(zoo.dataset(task.dataset), task.classes)
+    return points.ImageSet(name, architecture_of(members.layout), data.stored(TRAIN), data.stored(TEST))
+
+
+def of_task(members: Members, name: str, keep: bool = True) -> Members:
+    """The members on one data set, or on all others."""
+    rows = [i for i, record in enumerate(members.records) if (record.task == name) == keep]
+    tensors = {key: value[rows] for key, value in members.tensors.items()}
+    return Members(members.layout, tuple(members.records[i] for i in rows), tensors)
+
+
+def support(zoo: Zoo, name: str, seed: int) -> Examples:
+    """Images that a network of this set is generated from: validation images, which no network was trained on."""
+    task = zoo.task(name)
+    bank = ExampleBank(zoo.dataset(task.dataset), [task], VAL)
+    return bank.support(torch.tensor([0]), SHOTS, torch.Generator().manual_seed(seed_of("support", seed)))
+
+
+def generate(generator: Generator, zoo: Zoo, members: Members, name: str, seed: int, count: int) -> points.Stacked:
+    """Networks, each from its own draw of images."""
+    drawn = [
+        generator.networks(Condition(support(zoo, name, seed * 100 + i)), members.layout, seed * 100 + i)
+        for i in range(count)
+    ]
+    return {key: torch.cat([one[key][0] for one in drawn]) for key in drawn[0]}
+
+
+def train(zoo: Path, work: Path, name: str, config: str, seed: int, left_out: str | None) -> Generator:
+    """A generator, trained unless it is there."""
+    out = work / name
+    overrides = [f"seed={seed}"] + ([f"leave_out=[{left_out}]"] if left_out else [])
+    jobs.train(config, zoo, out, overrides, progress=None)
+    return load_generator(out)
+
+
+def measure_seen(zoo: Zoo, generators: dict[str, Generator], groups: list[Members], seed: int) -> dict[str, Any]:
+    """All data sets that the generators learned from."""
+    result = {}
+    for members in groups:
+        reference = reference_of(members)
+        for name in sorted({str(record.task) for record in members.records}):
+            data, own = image_set(zoo, members, name), of_task(members, name)
+            aligned = own.aligned(reference)
+            scores = torch.tensor([record.metrics["val_accuracy"] for record in own.records])
+            pick = torch.randperm(len(own), generator=torch.Generator().manual_seed(seed))[:NETWORKS]
+            starts = {
+                **{key: generate(one, zoo, members, name, seed, NETWORKS) for key, one in generators.items()},
+                "mean_aligned": points.mean(aligned),
+                "mean_raw": points.mean(own),
+                "member": {key: value[pick] for key, value in own.tensors.items()},
+                "kde": points.kde(aligned, scores, NETWORKS, seed),
+                "gaussian": points.gaussian(aligned, NETWORKS, seed),
+                "scratch": points.scratch(data.architecture, NETWORKS, seed),
+            }
+            epochs = (0, 1, 5, 25) if name in LONG else (0, 1)
+            result[name] = run_curves(data, starts, epochs, seed)
+            log(f"seed {seed} {name}: " + summary(result[name]))
+    return result
+
+
+def measure_unseen(zoo: Zoo, generators: dict[str, Generator], groups: list[Members], name: str, seed: int) -> dict:
+    """One data set that the generators have not learned from."""
+    members = next(one for one in groups if any(record.task == name for record in one.records))
+    data, others = image_set(zoo, members, name), of_task(members, name, keep=False)
+    others = others if len(others) else next(one for one in groups if one is not members)
+    source = architecture_of(others.layout)
+    shots = support(zoo, name, seed).flat()[0]
+    known = {
+        str(record.task): support(zoo, str(record.task), seed).flat()[0]
+        for record in {str(r.task): r for r in others.records}.values()
+    }
+    nearest = points.nearest_set(shots, known, lambda other: other != name)
+    pick = torch.randperm(len(of_task(others, nearest)), generator=torch.Generator().manual_seed(seed))[:NETWORKS]
+    close = {key: value[pick] for key, value in of_task(others, nearest).tensors.items()}
+    mean = points.mean(others.aligned(reference_of(others)))
+    starts = {
+        **{key: generate(one, zoo, members, name, seed, NETWORKS) for key, one in generators.items()},
+        "nearest": points.with_outputs(close, source, data.architecture),
+        "mean_others": points.with_outputs(mean, source, data.architecture),
+        "scratch": points.scratch(data.architecture, NETWORKS, seed),
+    }
+    result = run_curves(data, starts, (0, 1, 10), seed)
+    log(f"unseen {name} (nearest {nearest}) seed {seed}: " + summary(result))
+    return {"nearest": nearest, "curves": result}
+
+
+def run_curves(data: points.ImageSet, starts: dict[str, points.Stacked], epochs: tuple[int, ...], seed: int) -> dict:
+    """Accuracies as JSON values."""
+    found = points.curves(data, starts, epochs, TrainingConfig(batch_size=64, lr=3e-3, precision="bfloat16"), seed)
+    return {method: {str(epoch): values for epoch, values in rows.items()} for method, rows in found.items()}
+
+
+def summary(curves: dict) -> str:
+    """One line."""
+    return ", ".join(
+        f"{method} " + "/".join(f"{100 * sum(v) / len(v):.1f}" for v in rows.values())
+        for method, rows in curves.items()
+    )
+
+
+def save(name: str, content: Any) -> None:
+    """Write a result."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    side = RESULTS / f"{name}.partial"
+    side.write_text(json.dumps(content, indent=1) + "\n")
+    side.replace(RESULTS / f"{name}.json")
+
+
+@app.command()
+def run(
+    zoo: Annotated[Path, typer.Option(help="Zoo of tiny CNNs, built as above.")],
+    work: Annotated[Path, typer.Option(help="Folder for generators.")],
+    seeds: int = 3,
+    draws: int = 3,
+) -> None:
+    """Train and measure; what is there already is not done again."""
+    torch.set_num_threads(1)
+    split(zoo)
+    with Zoo.open(zoo) as opened:
+        groups = load_groups(opened, "train")
+        for seed in range(seeds):
+            if (RESULTS / f"seen-{seed}.json").is_file():
+                continue
+            kinds = {"generated": "d2nwg"} | ({"mapper": "mapper"} if seed == 0 else {})
+            made = {k: train(zoo, work, f"{c}-{seed}", f"{c}-images", seed, None) for k, c in kinds.items()}
+            started = time.perf_counter()
+            layout = groups[0].layout
+            condition = Condition(support(opened, str(groups[0].records[0].task), seed))
+            made["generated"].networks(condition, layout, seed, 128)
+            cost = {
+                "seconds_128": round(time.perf_counter() - started, 2),
+                "parameters": sum(p.numel() for p in made["generated"].parameters()),
+            }
+            save(f"seen-{seed}", {"curves": measure_seen(opened, made, groups, seed), "cost": cost})
+        for name in LEFT_OUT:
+            if (RESULTS / f"unseen-{name}.json").is_file():
+                continue
+            made = {"generated": train(zoo, work, f"d2nwg-without-{name}", "d2nwg-images", 0, name)}
+            save(f"unseen-{name}", [measure_unseen(opened, made, groups, name, draw) for draw in range(draws)])
+
+
+def mean_of(runs: list[dict], method: str, epoch: str) -> str:
+    """Mean and deviation between runs, in %."""
+    values = [100 * sum(r[method][epoch]) / len(r[method][epoch]) for r in runs if epoch in r.get(method, {})]
+    if not values:
+        return ""
+    tensor = torch.tensor(values)
+    return f"{tensor.mean():.1f}" + (f" ± {tensor.std():.1f}" if len(values) > 1 else "")
+
+
+def table(runs: list[dict], epochs: tuple[str, ...]) -> list[str]:
+    """Methods down, epochs across."""
+    lines = ["| start | " + " | ".join(f"epoch {epoch}" for epoch in epochs) + " |", "|---" * (len(epochs) + 1) + "|"]
+    for method, what in NAMES.items():
+        if any(method in one for one in runs):
+            lines.append(f"| {what} | " + " | ".join(mean_of(runs, method, epoch) for epoch in epochs) + " |")
+    return lines
+
+
+@app.command()
+def render() -> None:
+    """Write the section of docs/results.md."""
+    seen = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("seen-*.json"))]
+    lines = [
+        "## Tiny CNNs on real image sets",
+        "",
+        "Made by `python scripts/bench/d2nwg_images.py render` from `docs/results/d2nwg_images`. Accuracy on test",
+        f"images in %, {NETWORKS} networks a method and run, ± between {len(seen)} runs (own training of the",
+        f"generator, own draws). A network is generated from {SHOTS} validation images a class; training afterwards",
+        "uses all training images, the same batches and settings for all starts. The CIFAR-10 copy is lossy.",
+    ]
+    if seen:
+        cost = seen[0]["cost"]
+        lines += [
+            "",
+            f"128 networks take {cost['seconds_128']} s; the generator has {cost['parameters']:,} parameters.",
+        ]
+        for name in sorted(seen[0]["curves"]):
+            runs = [one["curves"][name] for one in seen]
+            epochs = ("0", "1", "5", "25") if name in LONG else ("0", "1")
+            lines += ["", f"### {name}, learned from", "", *table(runs, epochs)]
+    for path in sorted(RESULTS.glob("unseen-*.json")):
+        draws = json.loads(path.read_text())
+        title = f"### {path.stem.removeprefix('unseen-')}, never seen (nearest: {draws[0]['nearest']})"
+        lines += ["", title, "", *table([one["curves"] for one in draws], ("0", "1", "10"))]
+    put("d2nwg_images", "\n".join(lines))
+
+
+if __name__ == "__main__":
+    app()
