@@ -24,7 +24,7 @@ LAYERS = (
     {"subjects"},
     {"generators", "checkpoint", "kit"},
     {"codecs", "conditioners", "fusion", "diffusion"},
-    {"nn", "augment", "types", "results", "decode_results", "zoo_results", "progress"},
+    {"nn", "augment", "types", "results", "decode_results", "zoo_results", "progress", "processes"},
 )
 DEPTH = {unit: depth for depth, layer in enumerate(LAYERS) for unit in layer}
 

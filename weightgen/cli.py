@@ -47,6 +47,9 @@ def train(
     out: OutDir,
     sets: Sets = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start anew instead of resuming.")] = False,
+    devices: Annotated[int, typer.Option("--devices", min=1, help="Processes or devices that train together.")] = 1,
+    strategy: Annotated[str, typer.Option("--strategy", help="auto, ddp, or fsdp on accelerators.")] = "auto",
+    accelerator: Annotated[str, typer.Option("--accelerator", help="cpu, gpu or auto.")] = "cpu",
     as_json: Json = False,
 ) -> int:
     """Train a generator on a zoo; a rerun resumes."""
@@ -54,7 +57,15 @@ def train(
 
     return run_job(
         lambda progress: jobs.train(
-            config=config, zoo=zoo, out=out, overrides=sets or (), fresh=fresh, progress=progress
+            config=config,
+            zoo=zoo,
+            out=out,
+            overrides=sets or (),
+            fresh=fresh,
+            progress=progress,
+            devices=devices,
+            strategy=strategy,
+            accelerator=accelerator,
         ),
         as_json,
     )

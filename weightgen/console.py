@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from weightgen.processes import is_first
 from weightgen.progress import Progress, show_progress
 from zoo.errors import WeightgenError
 
@@ -41,6 +42,8 @@ def run_job(job: Callable[[Progress], R], as_json: bool, show: Callable[[R], Non
     except KeyboardInterrupt:
         remedy = "run the same command again: it continues with what is done"
         return print_error("interrupted", remedy, INTERRUPTED, as_json)
+    if not is_first():
+        return result.exit_code  # another process prints
     if as_json:
         print(json.dumps(_finite(result.to_json()), allow_nan=False))
     elif show is not None:

@@ -277,6 +277,9 @@ def train(
     overrides: Sequence[str] = (),
     fresh: bool = False,
     progress: Progress | None = None,
+    devices: int = 1,
+    strategy: str = "auto",
+    accelerator: str = "cpu",
 ) -> TrainResult:
     """Train a generator on the train split of a zoo; a rerun after an interruption goes on where it stopped.
 
@@ -287,6 +290,9 @@ def train(
         overrides: changes of single values of the config, each ``"a.b=c"``.
         fresh: start anew, whatever is there.
         progress: told what is done.
+        devices: processes or devices that train together.
+        strategy: of Lightning: ``ddp``, or ``fsdp`` on accelerators.
+        accelerator: ``cpu``, ``gpu`` or ``auto``.
 
     Returns:
         Size, times and validation accuracies.
@@ -295,12 +301,14 @@ def train(
         UsageError: if the config cannot be used, or ``out`` holds something else.
         BadArtefact: if the zoo is missing, damaged, or lacks a split.
     """
+    from weightgen.processes import Processes
     from weightgen.train import load_train_config, train_generator
     from zoo.zoo import Zoo
 
     parsed = load_train_config(config, overrides)
     with Zoo.open(Path(zoo)) as opened:
-        history = train_generator(parsed, opened, Path(out), fresh=fresh, progress=progress)
+        processes = Processes(devices, strategy, accelerator)
+        history = train_generator(parsed, opened, Path(out), fresh=fresh, progress=progress, processes=processes)
     stages = {name: {k: v for k, v in stage.items() if k != "log"} for name, stage in history["stages"].items()}
     return TrainResult(Path(out), history["parameters"], stages)
 

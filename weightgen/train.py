@@ -21,6 +21,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from weightgen.checkpoint import CONFIG, check_target, read_config, read_history, save_generator
 from weightgen.generators import Generator, GeneratorConfig, Stage, generator_class
+from weightgen.processes import ALONE, Processes, is_first
 from weightgen.progress import Progress
 from weightgen.resume import SafetensorsIO
 from weightgen.training_data import TrainingData
@@ -82,16 +83,19 @@ class WeightModule(lightning.LightningModule):
 
 
 class StepBatches:
-    """Endless batches, numbered by the trainer's own step counter, so that a resumed run sees the very same ones."""
+    """Endless batches, numbered by the trainer's own step counter, so that a resumed run sees the very same ones.
+
+    Processes that train together see different ones: each every n-th of one common sequence.
+    """
 
     def __init__(self, data: TrainingData, module: WeightModule) -> None:
         self.data, self.module = data, module
 
     def __iter__(self) -> Iterator[Batch]:
         """Batches from the current step on."""
-        step = self.module.global_step
+        step, trainer = self.module.global_step, self.module.trainer
         while True:
-            yield self.data.batch(self.module.stage, step)
+            yield self.data.batch(self.module.stage, step * trainer.world_size + trainer.global_rank)
             step += 1
 
 
@@ -107,14 +111,19 @@ class Keeper(Callback):
         """After every update."""
         assert isinstance(pl_module, WeightModule)
         step, total = trainer.global_step, pl_module.stage.config.steps
-        if self.progress:
+        if self.progress and trainer.is_global_zero:
             self.progress(f"train {pl_module.stage.name}", step, total)
         if step % SAVE_EVERY == 0 and step < total:
             trainer.save_checkpoint(self.path)
 
 
 def run_stage(
-    generator: Generator, stage: Stage, data: TrainingData, state: Path, progress: Progress | None = None
+    generator: Generator,
+    stage: Stage,
+    data: TrainingData,
+    state: Path,
+    progress: Progress | None = None,
+    processes: Processes = ALONE,
 ) -> list[dict[str, float]]:
     """Train one stage in place, from its saved state if there is one.
 
@@ -124,6 +133,7 @@ def run_stage(
         data: where batches come from.
         state: file of the training state of this stage.
         progress: called with (stage, done, total).
+        processes: how many train together.
 
     Returns:
         The log: step, loss and its parts.
@@ -134,8 +144,7 @@ def run_stage(
     """
     module = WeightModule(generator, stage)
     trainer = lightning.Trainer(
-        accelerator="cpu",
-        devices=1,
+        **processes.trainer,
         max_steps=stage.config.steps,
         max_epochs=-1,
         gradient_clip_val=stage.config.clip,
@@ -193,7 +202,13 @@ def zoo_fingerprint(zoo: Zoo) -> str:
 
 
 def train_generator(
-    config: GeneratorConfig, zoo: Zoo, out: Path, *, fresh: bool = False, progress: Progress | None = None
+    config: GeneratorConfig,
+    zoo: Zoo,
+    out: Path,
+    *,
+    fresh: bool = False,
+    progress: Progress | None = None,
+    processes: Processes = ALONE,
 ) -> dict[str, Any]:
     """Train a generator on a zoo, or go on with an interrupted training.
 
@@ -203,6 +218,7 @@ def train_generator(
         out: folder of the generator. A sibling ``.<name>.partial`` holds the state until it is complete.
         fresh: throw away what is there.
         progress: called with (stage, done, total).
+        processes: how many train together; the first of them writes.
 
     Returns:
         The history: seconds, log and validation accuracy of every stage, tasks trained on.
@@ -226,6 +242,7 @@ def train_generator(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         generator = generator_class(config.generator)(config, data.problem)
+    data.lend(generator)
     generator.requires_grad_(False).eval()  # as after every stage: torch takes other kernels while training
     stages: dict[str, Any] = _load_partial(partial, identity, generator)
     with torch_threads(config.threads), _quiet():
@@ -235,28 +252,36 @@ def train_generator(
             started = time.monotonic()
             state = partial / f"{stage.name}.state"
             generator.prepare(stage.name, data.token_sets())
-            log = run_stage(generator, stage, data, state, progress)
-            accuracy = round(data.validate(generator, stage.judged_by), 4)
-            reconstruction = round(data.validate(generator, "reconstruct"), 4)
+            log = run_stage(generator, stage, data, state, progress, processes)
+            generator.finish(stage.name)
             stages[stage.name] = {
                 "seconds": round(time.monotonic() - started, 1),
                 "judged_by": stage.judged_by,
-                "val_accuracy": accuracy,
-                "val_reconstruction_accuracy": reconstruction,
-                "val_reconstruction_error": round(data.reconstruction_error(generator), 4),
+                **_validated(data, generator, stage),
                 "log": log,
             }
-            _save_partial(partial, identity, generator, stages)
-            state.unlink(missing_ok=True)
+            if is_first():
+                _save_partial(partial, identity, generator, stages)
+                state.unlink(missing_ok=True)
     history = {
         "identity": identity,
         "parameters": sum(p.numel() for p in generator.parameters()),
         **data.task_names(),
         "stages": stages,
     }
-    save_generator(out, generator, history)
-    _discard(partial)
+    if is_first():
+        save_generator(out, generator, history)
+        _discard(partial)
     return history
+
+
+def _validated(data: TrainingData, generator: Generator, stage: Stage) -> dict[str, float]:
+    """How good the generator is after a stage; reconstructions where there are weights to reconstruct."""
+    found = {"val_accuracy": round(data.validate(generator, stage.judged_by), 4)}
+    if generator.learns_from == "weights":
+        found["val_reconstruction_accuracy"] = round(data.validate(generator, "reconstruct"), 4)
+        found["val_reconstruction_error"] = round(data.reconstruction_error(generator), 4)
+    return found
 
 
 @contextlib.contextmanager
