@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 from zoo import scratch
 from zoo.catalog import FILE, FILTERS, Catalog
 from zoo.entry import Entry, check_entry, check_split
-from zoo.errors import BadArtefact, UsageError
+from zoo.errors import UsageError
 from zoo.export import export_files
+from zoo.new_folder import check_new
 from zoo.query import MetricCondition
 from zoo.stats import summarise
 from zoo.store import BYTES, Store, disk_errors, hash_tensors, read_weights, record_id
@@ -30,8 +31,6 @@ from zoo.verify import find_problems
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-MAKE_ONE = "make one with: weightgen zoo build or weightgen zoo collect"
 
 
 def _now() -> str:
@@ -64,13 +63,7 @@ class Zoo:
         """
         path = Path(path)
         if not (path / FILE).is_file():
-            if not create:
-                what = "is empty" if path.is_dir() and not any(path.iterdir()) else "does not hold a zoo"
-                raise BadArtefact(f"{path} {what if path.exists() else 'does not exist'}", MAKE_ONE)
-            if path.exists() and not path.is_dir():
-                raise BadArtefact(f"{path} is a file, not a folder", "choose another folder")
-            if path.is_dir() and any(entry.name not in _OWN for entry in path.iterdir()):
-                raise BadArtefact(f"{path} holds other files and no zoo", "choose a new or empty folder")
+            check_new(path, create)
             Store(path).create()
         return cls(path, Catalog(path / FILE, create=create))
 
@@ -395,9 +388,6 @@ class Zoo:
         """
         scratch.sweep()
         return find_problems(self._catalog, self.store)
-
-
-_OWN = {"blobs", "tmp", FILE, FILE + "-wal", FILE + "-shm", FILE + "-journal"}
 
 
 class _Vanished(Exception):
