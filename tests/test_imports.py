@@ -17,14 +17,25 @@ HELP_SECONDS = 0.5
 
 # Units of weightgen from the top down; a unit imports from its own layer and from those below it.
 LAYERS = (
-    {"cli", "zoo_cli", "decode_cli", "compose_cli", "large_cli", "generate_cli", "options", "console", "server"},
+    {
+        "cli",
+        "zoo_cli",
+        "decode_cli",
+        "compose_cli",
+        "large_cli",
+        "generate_cli",
+        "retrieve_cli",
+        "options",
+        "console",
+        "server",
+    },
     {"jobs", "large_jobs", "generate_jobs"},
-    {"generate", "evaluate", "decode_jobs", "compose_jobs"},
+    {"generate", "evaluate", "decode_jobs", "compose_jobs", "retrieve_jobs"},
     {"train", "training_data", "resume", "retrieve", "compose", "decode", "evaluation", "large", "portfolio"},
     {"subjects"},
     {"generators", "checkpoint", "kit"},
     {"codecs", "conditioners", "fusion", "diffusion"},
-    {"nn", "augment", "types", "results", "decode_results", "zoo_results", "progress", "processes"},
+    {"nn", "adapted", "augment", "types", "results", "decode_results", "zoo_results", "progress", "processes"},
 )
 DEPTH = {unit: depth for depth, layer in enumerate(LAYERS) for unit in layer}
 
@@ -114,6 +125,7 @@ def test_light_entry_points_load_nothing_heavy(code: str) -> None:
         ["doctor", "fusion"],
         ["compose"],
         ["explore"],
+        ["retrieve"],
     ],
     ids=" ".join,
 )

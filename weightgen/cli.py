@@ -20,6 +20,7 @@ from weightgen.decode_cli import add_decode_commands
 from weightgen.generate_cli import generate
 from weightgen.large_cli import explore
 from weightgen.options import Json, OutDir, Sets, ZooDir
+from weightgen.retrieve_cli import retrieve
 from weightgen.zoo_cli import zoo_app
 from zoo.errors import UsageError
 
@@ -34,6 +35,7 @@ add_decode_commands(app)
 app.command()(compose)
 app.command()(explore)
 app.command()(generate)
+app.command()(retrieve)
 
 Generator = Annotated[Path, typer.Option("--generator", metavar="DIR", help="Folder of a trained generator.")]
 

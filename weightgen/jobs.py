@@ -25,6 +25,8 @@ from weightgen.generate_jobs import generate as generate
 from weightgen.large_jobs import explore as explore
 from weightgen.progress import Progress
 from weightgen.results import BuildResult, EvaluateResult, TrainResult
+from weightgen.retrieve_jobs import RetrieveResult as RetrieveResult
+from weightgen.retrieve_jobs import retrieve as retrieve
 from weightgen.zoo_results import (
     CollectedSource,
     CollectResult,
