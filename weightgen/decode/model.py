@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers import GenerationConfig, GenerationMixin, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import Cache, GenerationConfig, GenerationMixin, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from weightgen.decode.cache import FusedCache
@@ -206,12 +206,12 @@ class WeakToStrong(PreTrainedModel, GenerationMixin):
         self,
         input_ids: Int[Tensor, "b t"],
         attention_mask: Int[Tensor, "b s"] | None = None,
-        past_key_values: FusedCache | None = None,
+        past_key_values: Cache | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         labels: Int[Tensor, "b t"] | None = None,
-        small_input_ids: Int[Tensor, "b n"] | None = None,
-        small_attention_mask: Int[Tensor, "b n"] | None = None,
+        small_input_ids: Int[Tensor, "b w"] | None = None,
+        small_attention_mask: Int[Tensor, "b w"] | None = None,
         return_dict: bool | None = None,
         **kwargs: Any,
     ) -> FusedOutput:
@@ -267,8 +267,8 @@ class WeakToStrong(PreTrainedModel, GenerationMixin):
         mask: Int[Tensor, "b s"] | None,
         cache: FusedCache | None,
         keep: int,
-        small_ids: Int[Tensor, "b n"] | None = None,
-        small_mask: Int[Tensor, "b n"] | None = None,
+        small_ids: Int[Tensor, "b w"] | None = None,
+        small_mask: Int[Tensor, "b w"] | None = None,
     ) -> list[Float[Tensor, "b n v"]]:
         """Logits of one pass; the caller has to count the tokens as seen."""
         one = self.passes[index]
@@ -289,7 +289,7 @@ class WeakToStrong(PreTrainedModel, GenerationMixin):
 
     def fuse_raw(
         self,
-        raw: Sequence[Sequence[Float[Tensor, "b n v"]]],
+        raw: Sequence[Sequence[Float[Tensor, "b _ _"]]],
         ids: Int[Tensor, "b t"],
         mask: Int[Tensor, "b s"] | None,
         cache: FusedCache | None,

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
+
+
+def _label(token: str) -> str:
+    """A token as text of an axis: line ends written out, nothing that matplotlib reads as a formula."""
+    text = token.replace("\n", "\\n").replace("\t", "\\t").replace("$", r"\$").strip()
+    return "".join(one if one.isprintable() else "·" for one in text) or "·"
 
 
 def plot_alphas(
@@ -30,7 +37,7 @@ def plot_alphas(
         values = [row[column] for row in alphas]
         axes.plot(places, values, marker="o", markersize=3, linewidth=1.2, label=name)
     axes.axhline(1.0, color="grey", linewidth=0.8, linestyle="--", zorder=0)
-    labels = [token.replace("\n", "\\n").replace("$", r"\$").strip() or "·" for token in tokens]
+    labels = [_label(token) for token in tokens]
     axes.set_xticks(list(places), labels, rotation=90, fontsize=8)
     axes.set_xlim(-0.6, max(len(tokens) - 0.4, 0.6))
     axes.set_ylim(min(0.0, *(v for row in alphas for v in row), 0.0) - 0.05, None)
@@ -42,5 +49,7 @@ def plot_alphas(
         axes.legend(fontsize=8, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     side = path.with_name(f".{path.name}")
-    figure.savefig(side, dpi=150, format="png")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph", UserWarning)  # a script without a font becomes boxes
+        figure.savefig(side, dpi=150, format="png")
     side.rename(path)
