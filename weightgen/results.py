@@ -72,9 +72,10 @@ class TrainResult(JobResult):
     def summary(self) -> str:
         lines = [f"{self.generator}: {self.parameters:,} parameters"]
         for name, stage in self.stages.items():
+            again = stage.get("val_reconstruction_accuracy")
             lines.append(
                 f"  {name}: {stage['seconds']:.0f} s, validation accuracy {100 * stage['val_accuracy']:.1f} % "
-                f"({stage['judged_by']}), reconstructed networks {100 * stage['val_reconstruction_accuracy']:.1f} %"
+                f"({stage['judged_by']})" + ("" if again is None else f", reconstructed networks {100 * again:.1f} %")
             )
         return "\n".join(lines)
 

@@ -15,7 +15,7 @@ from weightgen.subjects.make import TextWords, subject_of
 from weightgen.types import Batch
 from zoo.architectures import family
 from zoo.datasets import Members, load_groups, reference_of
-from zoo.errors import BadArtefact
+from zoo.errors import BadArtefact, UsageError
 from zoo.networks import architecture_of
 from zoo.seeds import seed_of
 from zoo.split import check_splits
@@ -102,9 +102,9 @@ class TrainingData:
         Raises:
             BadArtefact: if there is no train or validation split, a network names no task, or relatives cross splits.
         """
-        check_splits(zoo.records())
+        check_splits(zoo.records(), whole_tasks=config.whole_tasks)
         self.config = config
-        words = None if config.text_encoder is None else TextWords(config.text_encoder)
+        self.words = words = None if config.text_encoder is None else TextWords(config.text_encoder)
         train = load_groups(zoo, "train", without=config.leave_out)
         val = load_groups(zoo, "val", without=config.leave_out)
         references = {one.layout.fingerprint: self._reference(one) for one in train}
@@ -201,6 +201,9 @@ class TrainingData:
             tasks = torch.arange(len(held.val.tasks))
             for i in range(rounds):
                 rng = torch.Generator().manual_seed(seed_of(self.config.seed, "validate", i))
+                if generator.learns_from == "texts":
+                    scores += [self._own_score(held, generator, task, rng) for task in tasks.split(1)]
+                    continue
                 condition = held.support.condition(tasks, self.config.shots, rng)
                 scores += self._scores(held, generator.write(condition, layout, rng), tasks)
         return sum(scores) / len(scores)
@@ -220,6 +223,28 @@ class TrainingData:
                 chosen = frame.mask[here].expand(len(values), -1, -1)
                 ratios.append(error[:, here][chosen].mean() / values[:, here][chosen].var().clamp(min=1e-12))
         return torch.stack(ratios).mean().item()
+
+    def lend(self, generator: Generator) -> None:
+        """Lend a generator the base model and the training tasks with their texts.
+
+        Raises:
+            UsageError: if it learns from texts and the zoo has none.
+        """
+        tasks = [one for group in self.groups for one in group.subject.labelled()]
+        if generator.learns_from == "texts" and not tasks:
+            raise UsageError(
+                f"the generator {generator.name} learns from text tasks, the zoo has none",
+                "build a zoo of adapters, or choose another generator",
+            )
+        if self.words is not None:
+            generator.attach(self.words.encoder, tasks)
+
+    def _own_score(self, held: Held, generator: Generator, task: Int[Tensor, " 1"], rng: torch.Generator) -> float:
+        """Score for one task of a generator that chooses the layout."""
+        condition = held.support.condition(task, self.config.shots, rng)
+        layout = generator.layout_for(condition)
+        tensors = {name: value[0] for name, value in generator.networks(condition, layout, self.config.seed).items()}
+        return held.judge.under(layout).score(tensors, int(task)).item()
 
     def _scores(self, held: Held, values: Float[Tensor, "n t d"], task_of: Int[Tensor, " n"]) -> list[float]:
         tensors = self.problem.tokenizer.tensors(values, held.form.layout)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,6 +42,21 @@ class TaskText:
     description: str
     labels: tuple[str, ...]
     texts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledTexts:
+    """A text classification task with examples, to learn from.
+
+    Attributes:
+        text: the task in words.
+        tokens: token ids of the examples.
+        y: label of each.
+    """
+
+    text: TaskText
+    tokens: Sequence[Sequence[int]]
+    y: Int[Tensor, " n"]
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -19,8 +19,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from weightgen.augment import AugmentConfig
-from weightgen.types import Batch, Condition, Loss
+from weightgen.types import Batch, Condition, LabelledTexts, Loss
 from zoo.architectures import family
+from zoo.build.encoder import TextEncoder
 from zoo.config import StrictConfig
 from zoo.errors import UsageError
 from zoo.networks import architecture_of
@@ -47,6 +48,9 @@ class GeneratorConfig(StrictConfig):
     threads: int = Field(default=0, ge=0, description="threads of torch while training and judging; 0: its own choice")
     token_width: int = Field(default=64, ge=1)
     align: bool = Field(default=True, description="bring the zoo into one frame: align hidden units, gauge adapters")
+    whole_tasks: bool = Field(
+        default=True, description="validation tasks are new ones; false: known tasks, new networks"
+    )
     leave_out: list[str] = Field(default=[], description="names of tasks of the zoo that are not learned from")
     text_encoder: str | None = Field(default=None, description="frozen encoder of descriptions and labels, if used")
     shots: int = Field(default=10, ge=1, description="examples a class that a condition holds while training")
@@ -183,10 +187,14 @@ class Generator(nn.Module, abc.ABC):
         name: the name in configs.
         config_class: its configuration.
         random: whether several networks for one condition differ.
+        learns_from: ``"weights"`` of a zoo, or the ``"texts"`` of the tasks of a zoo of adapters. A generator that
+            learns from texts runs the base model, chooses the layout for each task, and has no tokens: it overrides
+            ``networks``, and neither reconstructs nor writes tokens.
     """
 
     name: ClassVar[str]
     random: ClassVar[bool] = True
+    learns_from: ClassVar[Literal["weights", "texts"]] = "weights"
     config_class: ClassVar[type[GeneratorConfig]]
 
     def __init__(self, config: GeneratorConfig, problem: Problem) -> None:
@@ -214,6 +222,17 @@ class Generator(nn.Module, abc.ABC):
     @abc.abstractmethod
     def prepare(self, stage: str, networks: Sequence[TokenSet]) -> None:
         """Measure statistics on the tokens of all training networks before a stage starts."""
+
+    def attach(self, encoder: TextEncoder, tasks: Sequence[LabelledTexts] = ()) -> None:
+        """Lend the base model, and before training the training tasks, to generators that use them.
+
+        Args:
+            encoder: the frozen base model of the adapters.
+            tasks: what is learned from; none for a trained generator.
+        """
+
+    def finish(self, stage: str) -> None:
+        """Measure what has to be kept after a stage."""
 
     @abc.abstractmethod
     def reconstruct(self, values: Float[Tensor, "b t d"], layout: Layout) -> Float[Tensor, "b t d"]:

@@ -9,8 +9,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from weightgen.types import Condition, Queries
-from zoo.types import Task
+from weightgen.types import Condition, LabelledTexts, Queries
+from zoo.errors import UsageError
+from zoo.types import Layout, Task
 
 
 class Subject(abc.ABC):
@@ -59,6 +60,18 @@ class Subject(abc.ABC):
     @abc.abstractmethod
     def identity(self, tasks: Int[Tensor, " b"], order: Int[Tensor, "b c"] | None = None) -> Int[Tensor, " b"]:
         """A number that is equal for equal tasks with equal classes in equal order, and differs otherwise."""
+
+    def labelled(self) -> Sequence[LabelledTexts]:
+        """The tasks with their examples, if these are texts."""
+        return ()
+
+    def under(self, layout: Layout) -> Subject:
+        """The same tasks for networks of another layout.
+
+        Raises:
+            UsageError: if the tasks do not leave it open which networks solve them.
+        """
+        raise UsageError(f"these tasks are about one layout, not {layout.fingerprint[:12]}", "use a zoo of adapters")
 
     @abc.abstractmethod
     def score(self, tensors: Mapping[str, Tensor], task: int) -> Float[Tensor, " m"]:

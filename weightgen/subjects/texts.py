@@ -2,94 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
+from weightgen.adapted import AdaptedEncoder
 from weightgen.subjects import Subject
-from weightgen.types import Condition, Queries, TaskText, Vectors
+from weightgen.types import Condition, LabelledTexts, Queries, TaskText, Vectors
 from zoo.build.encoder import TextEncoder
-from zoo.errors import UsageError
 from zoo.seeds import seed_of
 from zoo.tasks import TRAIN
 from zoo.texts import unpack
 from zoo.types import Layout, Task
 
-PREFIX = "base_model.model."
-_FACTOR = re.compile(r"^base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])\.weight$")
 MOST_LABELS = 12
 """Labels a task that a training step looks at."""
 KEPT = 64
 """Texts a task that conditions are drawn from."""
-
-
-class AdaptedEncoder:
-    """A frozen encoder whose linear layers take low-rank updates from outside; the updates keep their gradients."""
-
-    def __init__(self, encoder: TextEncoder, layout: Layout) -> None:
-        """Find the modules that the adapters of a layout change.
-
-        Raises:
-            UsageError: if the adapters are no plain LoRA on linear layers of this encoder.
-        """
-        self.encoder = encoder
-        config = layout.config["peft"]
-        rank = int(config["r"])
-        self.scale = config["lora_alpha"] / (rank**0.5 if config.get("use_rslora") else rank)
-        modules = dict(encoder.model.named_modules())
-        self.pairs: dict[str, tuple[str, str]] = {}
-        for spec in layout.tensors:
-            found = _FACTOR.match(spec.name)
-            if found is None or not isinstance(modules.get(found["module"]), nn.Linear) or config.get("rank_pattern"):
-                raise UsageError(
-                    f"the tensor {spec.name!r} is no plain LoRA factor of a linear layer of {encoder.base_model}",
-                    "use adapters of plain LoRA for this encoder",
-                )
-            a, b = self.pairs.get(found["module"], ("", ""))
-            self.pairs[found["module"]] = (spec.name, b) if found["side"] == "A" else (a, spec.name)
-        self._modules = {name: modules[name] for name in self.pairs}
-        shapes = {spec.name: spec.shape for spec in layout.tensors}
-        for name, (a, b) in self.pairs.items():
-            wanted, there = (shapes[b][0], shapes[a][1]), tuple(modules[name].weight.shape)
-            if wanted != there:
-                raise UsageError(
-                    f"the adapter changes {name} of {wanted[1]} inputs and {wanted[0]} outputs, in "
-                    f"{encoder.base_model} it has {there[1]} and {there[0]}",
-                    "give the base model that the adapters were made for",
-                )
-
-    @contextlib.contextmanager
-    def applied(self, tensors: Mapping[str, Tensor]) -> Iterator[None]:
-        """Add the update of one adapter to what the linear layers give, inside the ``with`` block."""
-        handles = []
-        for name, module in self._modules.items():
-            a, b = (tensors[key] for key in self.pairs[name])
-            handles.append(module.register_forward_hook(_adding(a, b, self.scale)))
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    def embed(self, tokens: Sequence[Sequence[int]], tensors: Mapping[str, Tensor]) -> Float[Tensor, "n d"]:
-        """Unit vectors of some texts under one adapter."""
-        with self.applied(tensors):
-            return self.encoder.embed(tokens)
-
-
-def _adding(a: Tensor, b: Tensor, scale: float) -> Any:
-    def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        x = inputs[0]
-        return output + scale * F.linear(F.linear(x, a.to(x.dtype)), b.to(x.dtype))
-
-    return hook
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +31,7 @@ class TextData:
 
     Attributes:
         task: the task.
-        text: the task in words.
+        text: the task in words, with the texts that conditions are drawn from.
         tokens: token ids of the examples.
         y: label of each.
         labels: token ids of the label texts.
@@ -129,7 +62,7 @@ class TextData:
         }
         return cls(
             task,
-            TaskText(task.description, tuple(labels)),
+            TaskText(task.description, tuple(labels), tuple(texts[:KEPT])),
             encoder.tokens(texts, longest),
             dataset["y"][keep].long(),
             encoder.tokens(labels, longest),
@@ -184,15 +117,17 @@ class TextSubject(Subject):
     ) -> Condition:
         """Description, label texts and unlabelled texts; ``shots`` texts a task, in place of a class."""
         chosen = [self.data[i] for i in tasks.tolist()]
-        texts = []
+        texts, words = [], []
         for one in chosen:
             known = one.vectors["texts"]
-            texts.append(known[torch.randperm(len(known), generator=generator)[:shots]])
+            rows = torch.randperm(len(known), generator=generator)[:shots]
+            texts.append(known[rows])
+            words.append(replace(one.text, texts=tuple(one.text.texts[i] for i in rows.tolist() if one.text.texts)))
         return Condition(
             description=padded([one.vectors["description"] for one in chosen]),
             labels=padded([one.vectors["labels"] for one in chosen]),
             texts=padded(texts),
-            words=tuple(one.text for one in chosen),
+            words=tuple(words),
         )
 
     def queries(
@@ -216,6 +151,14 @@ class TextSubject(Subject):
             labels.append([one.labels[i] for i in chosen.tolist()])
             answers.append(y)
         return TextQueries(self.encoder, texts, labels, answers)
+
+    def labelled(self) -> Sequence[LabelledTexts]:
+        """All tasks."""
+        return [LabelledTexts(one.text, one.tokens, one.y) for one in self.data]
+
+    def under(self, layout: Layout) -> TextSubject:
+        """The same tasks for adapters of another layout of the same encoder; errors as in ``AdaptedEncoder``."""
+        return TextSubject(AdaptedEncoder(self.encoder.encoder, layout), self.data)
 
     def identity(self, tasks: Int[Tensor, " b"], order: Int[Tensor, "b c"] | None = None) -> Int[Tensor, " b"]:
         """A hash of the task's name."""
