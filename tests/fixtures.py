@@ -41,12 +41,13 @@ TINY_MODEL = {
         "denoiser={depth: 1, sampling_steps: 3}",
     ),
     "mapper": (*LATENT, "depth=1"),
+    "prototype": ("static={rank: 2}", "memory={texts_per_class: 4, pool: 8, keys: 8}"),
 }
 
 
 def tiny_config(name: str = "d2nwg", *overrides: str) -> GeneratorConfig:
-    """The digits config of a registered generator, made as small as it goes, with more overrides on top."""
-    path = CONFIGS / f"{name}-digits.yaml"
+    """The digits config of a registered generator, else that for adapters, made as small as it goes, with overrides."""
+    path = next(path for kind in ("digits", "lora") if (path := CONFIGS / f"{name}-{kind}.yaml").is_file())
     stages = dump_config(load_train_config(path)).get("stages", {})
     short = [f"stages.{stage}={{steps: 4, batch_size: 8}}" for stage in stages]
     return load_train_config(path, ["token_width=16", "shots=3", *short, *TINY_MODEL.get(name, ()), *overrides])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from tests.fixtures import tiny_config
 from weightgen.checkpoint import load_generator, save_generator
 from weightgen.generators import Generator, generator_class, generator_names
 from weightgen.generators.d2nwg import D2NWG
+from weightgen.subjects.texts import TextSubject
 from weightgen.training_data import TrainingData
 from weightgen.types import Batch, Condition
 from zoo.datasets import Examples, bank_of
@@ -31,20 +33,26 @@ def zoo(tiny_zoo: Path) -> Iterator[Zoo]:
 
 
 @pytest.fixture(scope="module")
-def make(zoo: Zoo) -> Callable[..., tuple[Generator, TrainingData]]:
+def make(zoo: Zoo, adapter_zoo: Path, text_encoder: Path) -> Callable[..., tuple[Generator, TrainingData]]:
     """A fresh generator, trained for a few steps a stage on one batch, and its data."""
 
     @functools.cache
     def data_of(name: str) -> TrainingData:
-        return TrainingData(zoo, tiny_config(name))
+        if generator_class(name).learns_from == "weights":
+            return TrainingData(zoo, tiny_config(name))
+        with Zoo.open(adapter_zoo) as adapters:
+            return TrainingData(adapters, tiny_config(name, f"text_encoder={text_encoder}"))
 
     def build(name: str, *overrides: str, steps: int = 3) -> tuple[Generator, TrainingData]:
-        config, data = tiny_config(name, *overrides), data_of(name)
+        data = data_of(name)
+        config = tiny_config(name, f"text_encoder={data.config.text_encoder or 'null'}", *overrides)
         torch.manual_seed(0)
         generator = generator_class(name)(config, data.problem)
+        data.lend(generator)
         for stage in generator.stages():
             generator.prepare(stage.name, data.token_sets())
             descend(generator, stage.trains, stage.loss, data.batch(stage, 0), steps)
+            generator.finish(stage.name)
         return generator.requires_grad_(False).eval(), data
 
     return build
@@ -73,6 +81,21 @@ def condition(zoo: Zoo, tasks: list[int], seed: int = 0) -> Condition:
     return Condition(bank.support(torch.tensor(tasks), 3, torch.Generator().manual_seed(seed)))
 
 
+def ask(data: TrainingData, tasks: list[int], seed: int = 0) -> Condition:
+    """What is known of some tasks of the validation split; of text tasks there is one, those for training follow."""
+    subject = data.held[0].support
+    if isinstance(subject, TextSubject):
+        training = data.groups[0].subject
+        assert isinstance(training, TextSubject)
+        subject = TextSubject(subject.encoder, [*subject.data, *training.data])
+    return subject.condition(torch.tensor(tasks), 3, torch.Generator().manual_seed(seed))
+
+
+def layout_of(generator: Generator, data: TrainingData) -> Layout:
+    """A layout that the generator writes."""
+    return generator.layout_for(ask(data, [0])) if generator.learns_from == "texts" else data.held[0].form.layout
+
+
 def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     return list(a) == list(b) and all(a[name].equal(b[name]) for name in a)
 
@@ -81,73 +104,82 @@ NAMES = pytest.mark.parametrize("name", generator_names())
 
 
 @NAMES
-def test_samples_are_networks_of_the_layout(name: str, zoo: Zoo, make: Any) -> None:
+def test_samples_are_networks_of_the_layout(name: str, make: Any) -> None:
     generator, data = make(name)
+    layout = layout_of(generator, data)
     for n in (1, 3):
-        networks = generator.sample(condition(zoo, [0]), data.problem.forms[0].layout, n, 5)
+        networks = generator.sample(ask(data, [0]), layout, n, 5)
         assert len(networks) == n
         for one in networks:
-            assert one.layout == data.problem.forms[0].layout
+            assert one.layout == layout
             assert {k: tuple(v.shape) for k, v in one.tensors.items()} == {
-                spec.name: spec.shape for spec in data.problem.forms[0].layout.tensors
+                spec.name: spec.shape for spec in layout.tensors
             }
             assert all(torch.isfinite(value).all() and value.is_contiguous() for value in one.tensors.values())
             assert not any(value.requires_grad for value in one.tensors.values())
-            assert logits(architecture_of(one.layout), one.tensors, torch.rand(4, 8, 8)).shape == (4, 2)
+            if layout.kind == "dense":
+                assert logits(architecture_of(one.layout), one.tensors, torch.rand(4, 8, 8)).shape == (4, 2)
+            else:
+                batch = {key: value[None] for key, value in one.tensors.items()}
+                assert 0 <= data.held[0].judge.under(layout).score(batch, 0) <= 1
 
 
 @NAMES
-def test_the_seed_decides(name: str, zoo: Zoo, make: Any) -> None:
-    generator, _ = make(name)
-    one, again, other = (
-        generator.networks(condition(zoo, [0, 1]), generator.problem.forms[0].layout, seed, 2) for seed in (1, 1, 2)
-    )
+def test_the_seed_decides(name: str, make: Any) -> None:
+    generator, data = make(name)
+    layout = layout_of(generator, data)
+    one, again, other = (generator.networks(ask(data, [0, 1]), layout, seed, 2) for seed in (1, 1, 2))
     assert equal(one, again)
     assert equal(one, other) is not generator.random
     torch.manual_seed(77)
     state = torch.random.get_rng_state()
-    assert equal(one, generator.networks(condition(zoo, [0, 1]), generator.problem.forms[0].layout, 1, 2))
+    assert equal(one, generator.networks(ask(data, [0, 1]), layout, 1, 2))
     assert torch.random.get_rng_state().equal(state)
 
 
 @NAMES
-def test_candidates_and_tasks_have_their_axes(name: str, zoo: Zoo, make: Any) -> None:
+def test_candidates_and_tasks_have_their_axes(name: str, make: Any) -> None:
     generator, data = make(name)
-    networks = generator.networks(condition(zoo, [2, 0]), generator.problem.forms[0].layout, 4, 3)
+    layout = layout_of(generator, data)
+    networks = generator.networks(ask(data, [2, 0]), layout, 4, 3)
     assert {k: tuple(v.shape) for k, v in networks.items()} == {
-        spec.name: (2, 3, *spec.shape) for spec in data.problem.forms[0].layout.tensors
+        spec.name: (2, 3, *spec.shape) for spec in layout.tensors
     }
-    sampled = generator.sample(condition(zoo, [2]), data.problem.forms[0].layout, 3, 4)
+    assert any(not value[0].allclose(value[1], rtol=0.01) for value in networks.values()), "tasks must differ"
+    sampled = generator.sample(ask(data, [2]), layout, 3, 4)
     for i, one in enumerate(sampled):  # the same noise: candidates of the first task come first
         for key, value in one.tensors.items():
             torch.testing.assert_close(networks[key][0, i], value, rtol=1e-4, atol=1e-5)
 
 
 @NAMES
-def test_neighbours_in_a_batch_do_not_matter(name: str, zoo: Zoo, make: Any) -> None:
-    generator, _ = make(name)
-    one, other = (
-        generator.networks(condition(zoo, tasks), generator.problem.forms[0].layout, 1, 2) for tasks in ([0, 1], [0, 2])
-    )
+def test_neighbours_in_a_batch_do_not_matter(name: str, make: Any) -> None:
+    generator, data = make(name)
+    layout = layout_of(generator, data)
+    one, other = (generator.networks(ask(data, tasks), layout, 1, 2) for tasks in ([0, 1], [0, 2]))
     for key in one:
         torch.testing.assert_close(one[key][0], other[key][0], rtol=1e-4, atol=1e-5)
 
 
 @NAMES
-def test_other_layouts_and_conditions_are_refused(name: str, zoo: Zoo, make: Any) -> None:
+def test_other_layouts_and_conditions_are_refused(name: str, make: Any) -> None:
     generator, data = make(name)
-    layout = data.problem.forms[0].layout
+    layout = layout_of(generator, data)
     other = Layout(layout.kind, "another base", layout.tensors, layout.config)
-    with pytest.raises(UsageError, match=f"{layout.fingerprint[:12]}, not {other.fingerprint[:12]}"):
-        generator.sample(condition(zoo, [0]), other, 1, 0)
-    for wrong in (condition(zoo, [0, 1]), Condition()):
+    own = layout.fingerprint[:12] if generator.learns_from == "weights" else "that layout_for gives"
+    with pytest.raises(UsageError, match=f"{own}, not {other.fingerprint[:12]}"):
+        generator.sample(ask(data, [0]), other, 1, 0)
+    for wrong in (ask(data, [0, 1]), Condition()):
         with pytest.raises(UsageError, match="one task is needed"):
             generator.sample(wrong, layout, 1, 0)
-    examples = condition(zoo, [0]).examples
-    assert examples is not None
-    small = Condition(Examples(examples.x[..., :3], examples.mask))
-    with pytest.raises(UsageError, match="was trained on"):
-        generator.sample(small, layout, 1, 0)
+    known = ask(data, [0])
+    if known.examples is None:
+        with pytest.raises(UsageError, match="every task in words"):
+            generator.sample(replace(known, words=()), layout, 1, 0)
+    else:
+        small = Condition(Examples(known.examples.x[..., :3], known.examples.mask))
+        with pytest.raises(UsageError, match="was trained on"):
+            generator.sample(small, layout, 1, 0)
 
 
 @NAMES
@@ -165,30 +197,39 @@ def test_every_stage_learns(name: str, make: Any) -> None:
         assert losses[-1] < 0.98 * losses[0], (stage.name, losses)
         for module in stage.trains:
             assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in module.parameters()), stage.name
+        generator.finish(stage.name)
 
 
 @NAMES
-def test_reconstruction_and_writing_keep_shape_and_padding(name: str, zoo: Zoo, make: Any) -> None:
+def test_reconstruction_and_writing_keep_shape_and_padding(name: str, make: Any) -> None:
     generator, data = make(name)
-    values = data.held[0].val.values
-    again = generator.reconstruct(values, generator.problem.forms[0].layout)
-    written = generator.write(
-        condition(zoo, [0, 1, 2]), generator.problem.forms[0].layout, torch.Generator().manual_seed(0)
-    )
+    values, layout = data.held[0].val.values, data.held[0].form.layout
+    rng = torch.Generator().manual_seed(0)
+    if generator.learns_from == "texts":
+        for refused in (
+            lambda: generator.reconstruct(values, layout),
+            lambda: generator.write(ask(data, [0]), layout, rng),
+        ):
+            with pytest.raises(UsageError, match=name):
+                refused()
+        return
+    again = generator.reconstruct(values, layout)
+    written = generator.write(ask(data, [0, 1, 2]), layout, rng)
     assert again.shape == values.shape
     assert written.shape == (3, *values.shape[1:])
-    assert again.equal(generator.reconstruct(values, generator.problem.forms[0].layout)), "no noise"
+    assert again.equal(generator.reconstruct(values, layout)), "no noise"
     for result in (again, written):
-        assert (result[:, ~generator.frame(data.held[0].form.layout).mask] == 0).all()
+        assert (result[:, ~generator.frame(layout).mask] == 0).all()
 
 
 @NAMES
-def test_a_saved_generator_writes_the_same(name: str, zoo: Zoo, make: Any, tmp_path: Path) -> None:
-    generator, _ = make(name)
+def test_a_saved_generator_writes_the_same(name: str, make: Any, tmp_path: Path) -> None:
+    generator, data = make(name)
+    layout = layout_of(generator, data)
     save_generator(tmp_path / "g", generator, {})
     assert equal(
-        load_generator(tmp_path / "g").networks(condition(zoo, [1]), generator.problem.forms[0].layout, 3, 2),
-        generator.networks(condition(zoo, [1]), generator.problem.forms[0].layout, 3, 2),
+        load_generator(tmp_path / "g").networks(ask(data, [1]), layout, 3, 2),
+        generator.networks(ask(data, [1]), layout, 3, 2),
     )
 
 

@@ -34,7 +34,7 @@ LAYERS = (
     {"train", "training_data", "resume", "retrieve", "compose", "decode", "evaluation", "large", "portfolio"},
     {"subjects"},
     {"generators", "checkpoint", "kit"},
-    {"codecs", "conditioners", "fusion", "diffusion"},
+    {"codecs", "conditioners", "fusion", "diffusion", "prototypes"},
     {"nn", "adapted", "augment", "types", "results", "decode_results", "zoo_results", "progress", "processes"},
 )
 DEPTH = {unit: depth for depth, layer in enumerate(LAYERS) for unit in layer}

@@ -289,6 +289,7 @@ class Generator(nn.Module, abc.ABC):
         """
         if not self.writes(layout):
             own = ", ".join(form.layout.fingerprint[:12] for form in self.problem.forms)
+            own = "that layout_for gives" if self.learns_from == "texts" else own
             raise UsageError(
                 f"the generator writes the layout {own}, not {layout.fingerprint[:12]}",
                 "train a generator on a zoo of the wanted layout",
