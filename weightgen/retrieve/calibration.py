@@ -65,7 +65,7 @@ class Calibration:
 
     def probability(self, strength: float) -> float:
         """Probability that a hit of this strength beats the base."""
-        return float(_sigmoid(np.array(self.slope * strength + self.intercept)))
+        return float(_sigmoid(np.array([self.slope * strength + self.intercept]))[0])
 
     def describe(self) -> str:
         """One sentence for people."""
