@@ -144,7 +144,9 @@ def run(
         target = folder / f"several-{seed}.json"
         if not target.is_file() and all((work / f"small-{t}-{seed}").is_dir() for t in wanted):
             _write(target, _several(work, wanted, seed, parts))
-    sizes = {name: sum(p.numel() for p in _load(work, name).parameters()) for name in ("small", "large")}
+    sizes: dict[str, Any] = {n: sum(p.numel() for p in _load(work, n).parameters()) for n in ("small", "large")}
+    records = sorted(work.glob("*-*-*/training.json"))
+    sizes["items_read"] = {path.parent.name: json.loads(path.read_text())["items"] for path in records}
     _write(folder / "models.json", sizes)
 
 

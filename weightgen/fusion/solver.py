@@ -60,7 +60,7 @@ class Move(NamedTuple):
 
 
 def _dot(a: Float[Tensor, "b v"], b: Float[Tensor, "b v"]) -> Float[Tensor, " b"]:
-    return torch.linalg.vecdot(a, b)
+    return torch.bmm(a[:, None], b[:, :, None]).view(-1)  # a product of its own would be written and read again
 
 
 @torch.no_grad()
@@ -157,19 +157,17 @@ def _follow(
     """
     alpha, best, least = start, start, torch.full_like(start, torch.inf)
     for step in range(STEPS + 1):
-        weights = move.p * torch.exp(alpha[:, None] * move.u)
+        weights = torch.mul(move.u, alpha[:, None]).exp_().mul_(move.p)
         total = weights.sum(-1)
-        weighted = weights * move.u
-        mean = weighted.sum(-1) / total
+        mean = _dot(weights, move.u) / total
         f, g, slope = _objective(move, total.log(), mean, alpha)
         value = f.square() + g.square()
         better = value < least
         best, least = torch.where(better, alpha, best), torch.where(better, value, least)
         if step == STEPS:
             break
-        square = weighted * move.u
-        second = square.sum(-1) / total
-        third = _dot(square, move.u) / total - mean * (3 * second - 2 * mean.square())
+        second = _dot(weights.mul_(move.u), move.u) / total
+        third = _dot(weights.mul_(move.u), move.u) / total - mean * (3 * second - 2 * mean.square())
         variance = (second - mean.square()).clamp(min=0)
         f_slope = alpha * variance
         gauss = f_slope.square() + slope.square()
