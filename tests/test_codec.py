@@ -61,10 +61,10 @@ def test_every_token_sees_the_whole_network(vae: VAE) -> None:
 def test_statistics_are_those_of_each_layer_and_role(vae: VAE) -> None:
     values = networks(50)
     first = values[:, :2].flatten()
-    torch.testing.assert_close(vae.normal_mean[0, 0], first.mean())
-    torch.testing.assert_close(vae.normal_std[0, 0], first.std(correction=0))
-    torch.testing.assert_close(vae.normal_mean[0, 1], values[:, 2, :2].mean())
-    torch.testing.assert_close(vae.normal_std[1, 0], values[:, 3, :3].std(correction=0))
+    torch.testing.assert_close(vae.normal.mean[0, 0], first.mean())
+    torch.testing.assert_close(vae.normal.deviation[0, 0], first.std(correction=0))
+    torch.testing.assert_close(vae.normal.mean[0, 1], values[:, 2, :2].mean())
+    torch.testing.assert_close(vae.normal.deviation[1, 0], values[:, 3, :3].std(correction=0))
 
 
 def test_constant_weights_stay_finite() -> None:
@@ -77,12 +77,12 @@ def test_constant_weights_stay_finite() -> None:
 
 def test_the_error_of_the_mean_is_one_and_of_the_truth_zero(vae: VAE) -> None:
     values = networks(50)
-    mean, _ = vae._normal(POSITION)
+    mean, _ = vae.normal(POSITION)
     guess = (mean * MASK).expand_as(values)
     assert vae.error(guess, values, MASK, POSITION).item() == pytest.approx(1.0, rel=1e-4)
     assert vae.error(values, values, MASK, POSITION).item() == 0
     one = values.clone()
-    one[0, 2, 0] += 3 * vae.normal_std[0, 1]
+    one[0, 2, 0] += 3 * vae.normal.deviation[0, 1]
     assert vae.error(one, values, MASK, POSITION).item() == pytest.approx(9 / (50 * int(MASK.sum())), rel=1e-4)
 
 

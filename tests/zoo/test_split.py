@@ -69,4 +69,5 @@ def test_relatives_in_one_split_or_in_none_are_fine(what: str) -> None:
 
 
 def test_unknown_origin_makes_no_relatives() -> None:
+    check_splits((record(task="same", split=split) for split in ("train", "val")), whole_tasks=False)
     check_splits(record(task=None, lineage=None, split=split) for split in ("train", "val", "test"))

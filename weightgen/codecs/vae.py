@@ -8,13 +8,14 @@ statistics that cost exactness live (the tokenizer itself is exact).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Self
+from typing import Literal, Self
 
 import torch
 from jaxtyping import Bool, Float, Int
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from weightgen.codecs.standardise import Networks, Standardiser
 from weightgen.nn import PositionEmbedding, check_heads, transformer
 from weightgen.types import Loss
 from zoo.config import StrictConfig
@@ -28,6 +29,7 @@ class VAEConfig(StrictConfig):
     depth: int = Field(default=2, ge=1)
     heads: int = Field(default=4, ge=1)
     kl_weight: float = Field(default=1e-3, ge=0)
+    means: Literal["role", "weight"] = Field(default="role", description="what shares the mean that is subtracted")
 
     @model_validator(mode="after")
     def _heads_fit(self) -> Self:
@@ -35,23 +37,8 @@ class VAEConfig(StrictConfig):
         return self
 
 
-Networks = tuple[Float[Tensor, "n t d"], Bool[Tensor, "t d"], Int[Tensor, "t 4"]]
-"""Tokens, mask and positions of some networks of one layout."""
-
-
-def _of_role(networks: Networks, role: int) -> tuple[Int[Tensor, " v"], Float[Tensor, " v"]]:
-    """Layer and value of every weight of a role."""
-    values, mask, position = networks
-    here = mask & (position[:, 1] == role)[:, None]
-    layer = position[:, 0][:, None].expand_as(mask)[here]
-    return layer.repeat(len(values)), values[:, here].flatten()
-
-
 class VAE(nn.Module):
     """Maps the tokens of a network to as many latent vectors, and back."""
-
-    normal_mean: Tensor
-    normal_std: Tensor
 
     def __init__(self, config: VAEConfig, token_width: int, positions: tuple[int, int, int, int]) -> None:
         """Make encoder and decoder.
@@ -70,38 +57,17 @@ class VAE(nn.Module):
         self.from_latent = nn.Linear(config.latent, config.width)
         self.decoder = transformer(config.width, config.depth, config.heads)
         self.out = nn.Linear(config.width, token_width)
-        self.register_buffer("normal_mean", torch.zeros(positions[0] + 1, positions[1]))
-        self.register_buffer("normal_std", torch.ones(positions[0] + 1, positions[1]))
+        self.normal = Standardiser(token_width, positions, config.means)
 
     def fit_normal(self, networks: Sequence[Networks]) -> None:
-        """Measure mean and deviation of every (layer, role) on the training networks.
-
-        A layer without weights of a role, and layers beyond those that occur, take those of the role everywhere.
-        """
-        layers, roles = len(self.normal_mean) - 1, self.normal_mean.shape[1]
-        for role in range(roles):
-            picked = [_of_role(one, role) for one in networks]
-            layer = torch.cat([where for where, _ in picked])
-            value = torch.cat([what for _, what in picked])
-            self._set_normal(slice(None), role, value)
-            for number in range(layers):
-                self._set_normal(number, role, value[layer == number])
-
-    def _set_normal(self, layer: int | slice, role: int, values: Float[Tensor, " n"]) -> None:
-        if len(values):
-            self.normal_mean[layer, role] = values.mean()
-            self.normal_std[layer, role] = values.std(correction=0).clamp(min=1e-6)
-
-    def _normal(self, position: Int[Tensor, "t 4"]) -> tuple[Tensor, Tensor]:
-        """Mean and deviation of each token; layers beyond those measured have those of their role."""
-        layer, role = position[:, 0].clamp(max=len(self.normal_mean) - 1), position[:, 1]
-        return self.normal_mean[layer, role][:, None], self.normal_std[layer, role][:, None]
+        """Measure mean and deviation on the training networks; see ``codecs.standardise``."""
+        self.normal.fit(networks)
 
     def posterior(
         self, values: Float[Tensor, "b t d"], mask: Bool[Tensor, "t d"], position: Int[Tensor, "t 4"]
     ) -> tuple[Float[Tensor, "b t c"], Float[Tensor, "b t c"]]:
         """Mean and log-variance of the latents of some networks."""
-        mean, std = self._normal(position)
+        mean, std = self.normal(position)
         hidden = self.into((values - mean) / std * mask) + self.position(position)
         latent_mean, log_variance = self.to_latent(self.encoder(hidden)).chunk(2, -1)
         return latent_mean, log_variance.clamp(-8.0, 4.0)
@@ -116,7 +82,7 @@ class VAE(nn.Module):
         self, latent: Float[Tensor, "b t c"], mask: Bool[Tensor, "t d"], position: Int[Tensor, "t 4"]
     ) -> Float[Tensor, "b t d"]:
         """Tokens of the networks that the latents stand for, zero where masked."""
-        mean, std = self._normal(position)
+        mean, std = self.normal(position)
         hidden = self.decoder(self.from_latent(latent) + self.position(position))
         return (self.out(hidden) * std + mean) * mask
 
@@ -143,5 +109,5 @@ class VAE(nn.Module):
         position: Int[Tensor, "t 4"],
     ) -> Float[Tensor, ""]:
         """Mean squared error in units of each (layer, role)'s variance; 1 is what predicting the mean gives."""
-        _, std = self._normal(position)
+        _, std = self.normal(position)
         return (((decoded - values) / std).square() * mask).sum() / (mask.sum() * len(values))

@@ -40,13 +40,13 @@ class SetEncoderConfig(StrictConfig):
 
 
 def conv_stem(width: int) -> nn.Sequential:
-    """Reads images of three channels: three strided convolutions, then the mean over places."""
+    """Reads images of three channels: three strided convolutions and a linear layer."""
     return nn.Sequential(
-        nn.Conv2d(3, width // 2, 3, 2, 1),
+        nn.Conv2d(3, width // 4, 3, 2, 1),
         nn.GELU(),
-        nn.Conv2d(width // 2, width, 3, 2, 1),
+        nn.Conv2d(width // 4, width // 2, 3, 2, 1),
         nn.GELU(),
-        nn.Conv2d(width, width, 3, 2, 1),
+        nn.Conv2d(width // 2, width // 2, 3, 2, 1),
         nn.GELU(),
         nn.Flatten(),
         nn.LazyLinear(width),
