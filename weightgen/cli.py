@@ -18,6 +18,7 @@ from weightgen.compose_cli import compose
 from weightgen.console import print_error, run_job
 from weightgen.decode_cli import add_decode_commands
 from weightgen.generate_cli import generate
+from weightgen.kit_cli import kit
 from weightgen.large_cli import explore
 from weightgen.options import Json, OutDir, Sets, ZooDir
 from weightgen.retrieve_cli import retrieve
@@ -35,6 +36,7 @@ add_decode_commands(app)
 app.command()(compose)
 app.command()(explore)
 app.command()(generate)
+app.command()(kit)
 app.command()(retrieve)
 
 Generator = Annotated[Path, typer.Option("--generator", metavar="DIR", help="Folder of a trained generator.")]

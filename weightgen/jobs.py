@@ -22,6 +22,7 @@ from weightgen.decode_jobs import DoctorResult as DoctorResult
 from weightgen.decode_jobs import decode as decode
 from weightgen.decode_jobs import doctor_fusion as doctor_fusion
 from weightgen.generate_jobs import generate as generate
+from weightgen.kit_jobs import kit as kit
 from weightgen.large_jobs import explore as explore
 from weightgen.progress import Progress
 from weightgen.results import BuildResult, EvaluateResult, TrainResult

@@ -149,7 +149,13 @@ class VQ(nn.Module):
     ) -> Float[Tensor, "b t d"]:
         """Tokens of the networks that codes stand for, zero where masked; codes of masked sub-vectors are ignored."""
         every = rearrange(codes, "b t (s q) -> (b t s) q", s=self.sub_vectors)
-        return self._after(self._join(self.quantiser.lookup(every), mask, len(codes)), mask, position)
+        return self.decode_vectors(self.quantiser.lookup(every).unflatten(0, (len(codes), -1)), mask, position)
+
+    def decode_vectors(
+        self, vectors: Float[Tensor, "b m g"], mask: Bool[Tensor, "t d"], position: Int[Tensor, "t 4"]
+    ) -> Float[Tensor, "b t d"]:
+        """As ``decode``, from what the codes of each of the ``m = t * s`` sub-vectors stand for; differentiable."""
+        return self._after(self._join(vectors.flatten(0, 1), mask, len(vectors)), mask, position)
 
     def reconstruct(
         self, values: Float[Tensor, "b t d"], mask: Bool[Tensor, "t d"], position: Int[Tensor, "t 4"]

@@ -58,6 +58,7 @@ def generate_adapters(
             f"the generator was made for {own} of hidden size {generator.problem.text_size}, {base} has {size}",
             "give the base model that the generator was made for",
         )
+    generator.attach(encoder)
     started = time.perf_counter()
     condition = condition_of(task, encoder)
     adapters = _sampled(generator, condition, n, seed, encoder.base_model)

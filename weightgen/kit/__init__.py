@@ -11,6 +11,20 @@ DEFAULT = "minilm"
 """The generator that is used if none is named."""
 
 
+ADAPTERS = "adapters.tar"
+
+
+def adapters_archive() -> Path:
+    """The archive of the adapters in the package.
+
+    Raises:
+        BadArtefact: if it is not there.
+    """
+    if not (FOLDER / ADAPTERS).is_file():
+        raise BadArtefact("this installation ships no adapters", "install the package again")
+    return FOLDER / ADAPTERS
+
+
 def shipped() -> list[str]:
     """Names of the generators in the package."""
     return sorted(path.parent.name for path in FOLDER.glob("*/config.json"))

@@ -1,0 +1,28 @@
+"""The job ``kit``; see ``weightgen.jobs``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from weightgen.progress import Progress
+from weightgen.zoo_results import CollectResult
+
+
+def kit(out: Path | str, progress: Progress | None = None) -> CollectResult:
+    """Put the adapters that come with the package into a zoo, with their tasks, licences and measurements.
+
+    Args:
+        out: folder of the zoo, made if it does not exist; adapters that it holds already are not added again.
+        progress: told what is done.
+
+    Returns:
+        One entry an adapter.
+
+    Raises:
+        UsageError: if ``out`` cannot be a zoo.
+        BadArtefact: if this installation lacks the adapters, or ``out`` is a folder of something else.
+    """
+    from weightgen.jobs import collect_weights
+    from weightgen.kit import adapters_archive
+
+    return collect_weights([adapters_archive()], out, progress=progress)
