@@ -86,7 +86,7 @@ def test_only_what_changed_is_made_again(tiny_zoo: Path, tmp_path: Path) -> None
     damaged = copy / "retrieve" / "weights.json"
     damaged.write_text("{}")
     third = Index.open(copy)
-    assert third.rank(Query(weights=weights), k=1)[0].id == first.id
+    assert {one.id for one in third.rank(Query(weights=weights), k=2)} == {first.id, new.id}
     assert "made again" in third.notes[0]
     third.rebuild()
     assert not list((copy / "retrieve").iterdir())

@@ -135,7 +135,8 @@ def retrieve(
             found.rebuild()
         if calibrate:
             measure_pairs(found, per_task=calibrate, progress=progress)
-        itself = frozenset({str(weights)}) & found.records.keys()
+        path = None if weights is None or Path(weights).exists() else str(weights)
+        itself = frozenset[str]() if path is None else frozenset({opened.get(path).id})
         filters = Filters(kind, base, license, split=split, without_ids=itself)
         return RetrieveResult(found.search(query, k=k, min_score=min_score, filters=filters))
 

@@ -28,6 +28,8 @@ from zoo.types import Task, Weights
 from zoo.zoo import Zoo
 
 QUERY_TEXTS, HELD_OUT, LEAST_VAL, LEAST_TEST = 64, 6, 96, 200
+CALIBRATED_ON = 30
+"""Tasks that calibration is learned from, drawn by name."""
 PARAPHRASES = json.loads((Path(__file__).parent / "retrieve_paraphrases.json").read_text())
 
 
@@ -180,6 +182,10 @@ def _recall(cosines: Tensor, task: list[str | None], rows: list[int]) -> float:
     return sum(task[nearest[i]] == task[i] for i in rows) / len(rows)
 
 
+def _show(stage: str, done: int, total: int) -> None:
+    print(stage, done, total, file=sys.stderr, flush=True)
+
+
 def choice(data: Path, folder: Path, path: Path) -> None:
     """What retrieval chooses on held-out tasks beside the oracle, which tries every adapter on validation examples.
 
@@ -187,11 +193,12 @@ def choice(data: Path, folder: Path, path: Path) -> None:
     """
     tasks = load_tasks(data)
     zoo = make_zoo(data, folder, tasks)
-    index = Index.open(zoo, progress=lambda stage, done, total: print(stage, done, total, file=sys.stderr, flush=True))
+    index = Index.open(zoo, progress=_show)
     encoder = TextEncoder(EncoderConfig(dtype="bfloat16"))
     judge, final = Judge(zoo, most=96, encoder=encoder), Judge(zoo, most=500, part=TEST, encoder=encoder)
     started = time.process_time()
-    measure_pairs(index, judge=judge, progress=index._report)
+    others = sorted(set(tasks) - set(held_out(tasks)), key=lambda name: seed_of("calibrate", name))
+    measure_pairs(index, judge=judge, tasks=others[:CALIBRATED_ON], progress=_show)
     saved: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"rows": []}
     for name in held_out(tasks):
         if any(row["task"] == name for row in saved["rows"]):

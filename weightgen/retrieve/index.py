@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Self, final
 
 import numpy as np
-from torch import Tensor
 
 from weightgen.retrieve.calibration import Calibration, Pair, calibrate, load_pairs
 from weightgen.retrieve.fuse import Asked, Ranked, rank
@@ -134,18 +133,18 @@ class Index:
 
         Texts are compared with descriptions where no record has texts of its own.
         """
-        vectors: dict[str, Tensor] = {}
-        for name, view in self.views.items():
-            vector = view.query(query)
-            if vector is not None:
-                vectors[name] = vector
-        if "texts" in vectors and self.stored("texts").index is None:
-            texts = vectors.pop("texts")
-            vectors.setdefault("description", texts)
+        known = set(query.parts())
+        crossed = known & {"texts", "description"} == {"texts"} and self.stored("texts").index is None
         result = {}
-        for name, vector in vectors.items():
+        for name, view in self.views.items():
+            cross = crossed and name == "description"
+            if not cross and not known & set(view.reads):
+                continue
             stored = self.stored(name)
             if stored.index is None:
+                continue
+            vector = self.encoder.mean(query.texts) if cross else view.query(query)
+            if vector is None:
                 continue
             if vector.shape != (stored.index.size,):
                 raise UsageError(

@@ -32,6 +32,7 @@ class LatentView(View):
     """Weights by ``embed_weights``, tasks by ``embed_condition``; records of layouts it never saw have no vector."""
 
     name = "latent"
+    reads = ("description", "labels", "texts", "examples", "weights")
 
     def __init__(self, folder: Path | str) -> None:
         """Load the generator.

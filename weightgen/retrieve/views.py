@@ -80,10 +80,12 @@ class View(abc.ABC):
 
     Attributes:
         name: unique; vectors are stored under it.
+        reads: parts of a query that it can see, by their names.
         centred: whether the mean of all records is taken off first, where most of a vector is common to all.
     """
 
     name: ClassVar[str]
+    reads: ClassVar[tuple[str, ...]]
     centred: ClassVar[bool] = False
 
     @property
@@ -140,6 +142,7 @@ class DescriptionView(_TextView):
     """What the record says about its task, by a frozen text encoder."""
 
     name = "description"
+    reads = ("description",)
 
     def of_task(self, record: Record, task: Task | None, tasks: Tasks) -> Tensor | None:
         text = record.description or (task.description if task else None) or (record.task or "").replace("_", " ")
@@ -154,6 +157,7 @@ class LabelsView(_TextView):
     """The label texts (or class names) of the task, their mean."""
 
     name = "labels"
+    reads = ("labels",)
 
     def of_task(self, record: Record, task: Task | None, tasks: Tasks) -> Tensor | None:
         if task is None or not task.class_names:
@@ -170,6 +174,7 @@ class TextsView(_TextView):
     """Example texts of the task without their labels, their mean."""
 
     name = "texts"
+    reads = ("texts",)
 
     def of_task(self, record: Record, task: Task | None, tasks: Tasks) -> Tensor | None:
         data = {} if task is None else tasks.data(task)
@@ -190,6 +195,7 @@ class ArchitectureView(_TextView):
     """The phrase of the network's family, or the form of an adapter."""
 
     name = "architecture"
+    reads = ("architecture",)
 
     def key(self, record: Record, tasks: Tasks) -> str:
         return record.layout.fingerprint
@@ -216,6 +222,7 @@ def describe(layout: Layout) -> str:
 
 
 class _ExampleView(_TaskView):
+    reads = ("examples",)
     centred = True
 
     def of_task(self, record: Record, task: Task | None, tasks: Tasks) -> Tensor | None:
@@ -282,6 +289,7 @@ class WeightsView(View):
     """The weights themselves: for LoRA the update of the base, for all else the canonical form of the kind."""
 
     name = "weights"
+    reads = ("weights",)
     centred = True
 
     def __init__(self, scales: Mapping[str, int] | None = None) -> None:
