@@ -97,7 +97,7 @@ def test_the_optimum_is_that_of_a_fine_search(moved: float) -> None:
     assert ((alpha - best).abs() < 1e-4).double().mean() >= 0.99
     assert (direct_objective(*models, alpha) - value).abs().max() < 1e-10
     in_float32, _ = solve(move_of(*(m.float() for m in models)))
-    assert ((in_float32 - best).abs() < 1e-4).double().mean() >= 0.97
+    assert ((in_float32 - best).abs() < 1e-4).double().mean() >= 0.95
 
 
 def test_of_two_minima_the_deeper_one_is_found() -> None:

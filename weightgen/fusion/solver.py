@@ -81,10 +81,18 @@ def prepare(
     forward: Float[Tensor, " b"],
     backward: Float[Tensor, " b"],
 ) -> Move:
-    """Probabilities and shifted differences that every evaluation of J shares."""
+    """Probabilities and shifted differences that every evaluation of J shares.
+
+    Where a probability that matters is below the smallest float32, all is done in float64.
+    """
     p = strong.softmax(-1)
     greatest = d.amax(-1)
-    return Move(p, d - greatest[:, None], greatest - _dot(p, d), forward, backward)
+    u = d - greatest[:, None]
+    if p.dtype != torch.float64:
+        lost = (p < torch.finfo(p.dtype).tiny) & (strong > -torch.inf) & (LARGEST * u > -100)
+        if bool(lost.any().item()):
+            return prepare(strong.double(), d.double(), forward.double(), backward.double())
+    return Move(p, u, greatest - _dot(p, d), forward, backward)
 
 
 def _objective(
