@@ -41,6 +41,11 @@ TINY_MODEL = {
         "denoiser={depth: 1, sampling_steps: 3}",
     ),
     "mapper": (*LATENT, "depth=1"),
+    "igpg": (
+        "codec={group: 4, quantiser: {size: 16}}",
+        *LATENT[1:],
+        "prior={depth: 1, feed_forward: 16}",
+    ),
     "prototype": ("static={rank: 2}", "memory={texts_per_class: 4, pool: 8, keys: 8}"),
 }
 

@@ -189,22 +189,36 @@ def show_record(zoo: Path | str, id: str) -> ShowResult:
         return ShowResult(opened.get(id))
 
 
-def verify_zoo(zoo: Path | str) -> VerifyResult:
+def verify_zoo(zoo: Path | str, score: Path | str | None = None, progress: Progress | None = None) -> VerifyResult:
     """Read everything in a zoo and compare it with its checksums.
 
     Args:
         zoo: folder of the zoo.
+        score: folder of a generator that finds networks unlike the others, by their likelihood.
+        progress: called with (stage, done, total).
 
     Returns:
-        The problems, none if all is intact.
+        The problems, none if all is intact, and the networks that stand out.
 
     Raises:
-        BadArtefact: if there is no zoo in the folder.
+        BadArtefact: if there is no zoo in the folder, or no generator.
+        UsageError: if the generator knows no likelihoods, or writes no layout of the zoo.
     """
     from zoo.zoo import Zoo
 
     with Zoo.open(Path(zoo)) as opened:
-        return VerifyResult(Path(zoo), len(opened), tuple(opened.verify()))
+        problems = tuple(opened.verify())
+        if score is None or problems:
+            return VerifyResult(Path(zoo), len(opened), problems)
+        from weightgen.score import OUTLIER, score_zoo
+
+        scored = score_zoo(Path(score), opened, progress)
+        outliers = tuple(
+            f"{one.id}: {one.bits:.2f} bits a code, {one.deviations:.1f} deviations above its like"
+            for one in sorted(scored, key=lambda one: -one.deviations)
+            if one.deviations > OUTLIER
+        )
+        return VerifyResult(Path(zoo), len(opened), problems, len(scored), outliers)
 
 
 def export_record(zoo: Path | str, id: str, out: Path | str, force: bool = False) -> ExportResult:

@@ -117,11 +117,18 @@ def zoo_show(id: RecordId, zoo: ZooDir, as_json: Json = False) -> int:
 
 
 @zoo_app.command("verify")
-def zoo_verify(zoo: ZooDir, as_json: Json = False) -> int:
+def zoo_verify(
+    zoo: ZooDir,
+    score: Annotated[
+        Path | None,
+        typer.Option("--score", metavar="GENERATOR", help="Also list networks that this generator finds unlikely."),
+    ] = None,
+    as_json: Json = False,
+) -> int:
     """Compare everything in a zoo with its checksums; exit code 3 if anything is damaged."""
     from weightgen import jobs
 
-    return run_job(lambda _: jobs.verify_zoo(zoo), as_json)
+    return run_job(lambda progress: jobs.verify_zoo(zoo, score, progress), as_json)
 
 
 @zoo_app.command("export")

@@ -131,11 +131,15 @@ class VerifyResult(JobResult):
         zoo: folder of the zoo.
         records: number of rows checked.
         problems: one sentence for each thing that is damaged or missing.
+        scored: number of networks whose likelihood was measured.
+        outliers: one line for each of them that is far less likely than its like, the least likely first.
     """
 
     zoo: Path
     records: int
     problems: tuple[str, ...]
+    scored: int = 0
+    outliers: tuple[str, ...] = ()
 
     @property
     def exit_code(self) -> int:
@@ -148,7 +152,10 @@ class VerifyResult(JobResult):
 
     def summary(self) -> str:
         found = "all intact" if not self.problems else f"{len(self.problems)} problems"
-        return "\n".join([f"{self.zoo}: {self.records} records, {found}", *self.problems])
+        lines = [f"{self.zoo}: {self.records} records, {found}", *self.problems]
+        if self.scored:
+            lines += [f"{self.scored} scored, {len(self.outliers)} stand out", *self.outliers]
+        return "\n".join(lines)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,277 @@
+"""IGPG: instruction-guided parameter generation, weights written as a language (arXiv 2504.02012).
+
+A discrete codec turns networks into lines of words (docs/igpg.md), the conditioner turns what is known about a task
+into a prefix, and a causal language model writes the words. The last stage, ``behaviour``, is not in the paper:
+networks that the model would write are run on training tasks, and their task loss flows back through the words.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import ClassVar, Literal, Self
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from weightgen.codecs.vq import VQ, VQConfig
+from weightgen.conditioners.joint import ConditionEncoder, ConditionerConfig, ConditionTokens
+from weightgen.generators import Generator, GeneratorConfig, Problem, Stage, StageConfig, TokenSet, register_generator
+from weightgen.generators.line import Line, Vocabulary
+from weightgen.generators.prior import Prior, PriorConfig, SamplingConfig, draw, windows
+from weightgen.nn import check_heads
+from weightgen.types import Batch, Condition, Loss
+from zoo.config import StrictConfig
+from zoo.seeds import seed_of
+from zoo.types import Layout
+
+
+class BehaviourConfig(StrictConfig):
+    """What the behavioural stage mixes into the task loss."""
+
+    queries: int = Field(default=64, ge=1, description="labelled examples a task and step")
+    prior_weight: float = Field(default=0.1, ge=0, description="of the cross-entropy of trained networks")
+    passes: int = Field(default=1, ge=1, description="drafts before the words that are judged")
+    softness: float = Field(default=1.0, gt=0, description="temperature of the probabilities that the gradient goes to")
+    share: float = Field(default=0.25, gt=0, le=1, description="of the trained networks for the cross-entropy")
+
+
+class StagesConfig(StrictConfig):
+    """Optimisation of each stage; the codec has one only with an autoencoder."""
+
+    codec: StageConfig = StageConfig()
+    prior: StageConfig = StageConfig()
+    behaviour: StageConfig = StageConfig()
+
+
+class IGPGConfig(GeneratorConfig):
+    """Everything that decides an IGPG training run, except the zoo."""
+
+    generator: Literal["igpg"] = "igpg"  # pyright: ignore[reportIncompatibleVariableOverride] - frozen
+    codec: VQConfig = VQConfig()
+    conditioner: ConditionerConfig = ConditionerConfig()
+    width: int = Field(default=96, ge=8, description="of condition tokens and of the language model")
+    heads: int = Field(default=4, ge=1)
+    prior: PriorConfig = PriorConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    behaviour: BehaviourConfig = BehaviourConfig()
+    stages: StagesConfig = StagesConfig()
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> Self:
+        check_heads(self.width, self.heads)
+        check_heads(self.width, self.conditioner.heads)
+        return self
+
+
+@register_generator
+class IGPG(Generator):
+    """A language model over the codes of weights, conditioned on what is known about a task."""
+
+    name: ClassVar[str] = "igpg"
+    config_class: ClassVar[type[GeneratorConfig]] = IGPGConfig
+    config: IGPGConfig
+    fitted: Tensor
+
+    def __init__(self, config: IGPGConfig, problem: Problem) -> None:
+        """Make all parts, untrained."""
+        super().__init__(config, problem)
+        sizes = problem.sizes()
+        shapes = {form.input_shape for form in problem.forms}
+        self.codec = VQ(config.codec, problem.tokenizer.width, sizes)
+        self.conditioner = ConditionEncoder(config.conditioner, shapes, problem.text_size, config.width)
+        self.vocabulary = Vocabulary(self.codec.quantiser.vocabulary)
+        self.prior = Prior(
+            config.prior,
+            config.width,
+            config.heads,
+            sizes,
+            self.vocabulary,
+            len(self.codec.vocabulary),
+            config.codec.group,
+        )
+        self.register_buffer("fitted", torch.zeros((), dtype=torch.bool))
+        self._lines: dict[str, Line] = {}
+
+    def stages(self) -> Sequence[Stage]:
+        """Codec, if it has parameters; prior; behaviour."""
+        stages, learned = self.config.stages, (self.prior, self.conditioner)
+        codec = Stage("codec", stages.codec, self._codec_loss, (self.codec,), judged_by="reconstruct")
+        return (
+            *([] if self.config.codec.autoencoder == "none" else [codec]),
+            Stage("prior", stages.prior, self._prior_loss, learned, condition=True),
+            Stage(
+                "behaviour",
+                stages.behaviour,
+                self._behaviour_loss,
+                learned,
+                condition=True,
+                queries=self.config.behaviour.queries,
+            ),
+        )
+
+    @torch.no_grad()
+    def prepare(self, stage: str, networks: Sequence[TokenSet]) -> None:
+        """Before the first stage: fit the codec. Before those of the prior: what words stand for."""
+        if not bool(self.fitted):
+            frames = [self.frame(one.layout) for one in networks]
+            generator = torch.Generator().manual_seed(seed_of(self.config.seed, "codec"))
+            self.codec.fit(
+                [(one.values, frame.mask, frame.position) for one, frame in zip(networks, frames, strict=True)],
+                generator,
+            )
+            self.fitted.fill_(True)
+            self._lines.clear()
+        if stage != "codec":
+            self.prior.vectors.copy_(self.vocabulary.vectors(self.codec))
+
+    def line(self, layout: Layout) -> Line:
+        """Places of the words of a layout, where the parameters are.
+
+        Raises:
+            UsageError: if the layout has a role that the tokenizer has not seen.
+        """
+        frame = self.frame(layout)
+        known = self._lines.get(layout.fingerprint)
+        if known is None or known.token.device != frame.mask.device:
+            known = self._lines[layout.fingerprint] = Line.of(frame, self.codec)
+        return known
+
+    @torch.no_grad()
+    def words(self, values: Float[Tensor, "b t d"], layout: Layout) -> Int[Tensor, "b n"]:
+        """Networks as words, in the order of ``line``."""
+        frame = self.frame(layout)
+        return self.vocabulary.words(self.codec.encode(values, frame.mask, frame.position), self.line(layout))
+
+    def read(self, words: Int[Tensor, "b n"], layout: Layout) -> Float[Tensor, "b t d"]:
+        """Tokens of the networks that words stand for."""
+        return self._decode(self.prior.vectors[words], layout, self.line(layout))
+
+    def reconstruct(self, values: Float[Tensor, "b t d"], layout: Layout) -> Float[Tensor, "b t d"]:
+        """Encode and decode."""
+        frame = self.frame(layout)
+        with torch.no_grad():
+            return self.codec.reconstruct(values, frame.mask, frame.position)
+
+    @torch.no_grad()
+    def write(self, condition: Condition, layout: Layout, generator: torch.Generator) -> Float[Tensor, "b t d"]:
+        """Draw words and read them.
+
+        Raises:
+            UsageError: if the condition holds nothing that the generator was trained on.
+        """
+        line, encoded = self.line(layout), self.conditioner(condition)
+        uniform = torch.rand(len(encoded.tokens), len(line), generator=generator).to(encoded.tokens.device)
+        return self.read(self.prior.write(line, encoded, uniform, self.config.sampling), layout)
+
+    @torch.no_grad()
+    def fill(
+        self,
+        condition: Condition,
+        layout: Layout,
+        values: Float[Tensor, "b t d"],
+        given: Bool[Tensor, " t"],
+        generator: torch.Generator,
+    ) -> Float[Tensor, "b t d"]:
+        """Write networks of which some tokens are given. Given words come first, so that all others know them.
+
+        Args:
+            condition: ``b`` tasks.
+            layout: layout of the networks.
+            values: tokens, right where ``given``, anything elsewhere.
+            given: true for tokens that shall stay as they are.
+            generator: source of randomness.
+
+        Returns:
+            Tokens; those that were given are unchanged to the last bit.
+        """
+        line, encoded = self.line(layout), self.conditioner(condition)
+        order = (~given[line.token]).int().argsort(stable=True)
+        known = self.words(values * given[:, None], layout)[:, order[: int(given[line.token].sum())]]
+        uniform = torch.rand(len(values), len(line), generator=generator).to(values.device)
+        written = self.prior.write(line.reordered(order), encoded, uniform, self.config.sampling, known)
+        return torch.where(given[:, None], values, self.read(written[:, order.argsort()], layout))
+
+    @torch.no_grad()
+    def score(self, values: Float[Tensor, "b t d"], condition: Condition, layout: Layout) -> Float[Tensor, " b"]:
+        """Bits a word that given networks cost under a condition: the less, the more they look like trained ones.
+
+        Args:
+            values: tokens of ``b`` networks, in the frame of the generator's training networks.
+            condition: the task of each.
+            layout: of all of them.
+        """
+        line, encoded, words = self.line(layout), self.conditioner(condition), self.words(values, layout)
+        total = torch.zeros(len(words), device=words.device)
+        for start, first, stop in windows(len(line), self.config.prior.context, self.config.prior.overlap):
+            logits = self.prior(words, line, encoded, start, stop)[:, first - start :]
+            nats = F.cross_entropy(logits.flatten(0, 1), words[:, first:stop].flatten(), reduction="none")
+            total += nats.view(len(words), -1).sum(1)
+        return total / len(line) / math.log(2)
+
+    def _decode(self, vectors: Float[Tensor, "b n g"], layout: Layout, line: Line) -> Float[Tensor, "b t d"]:
+        frame = self.frame(layout)
+        joined = self.vocabulary.join(vectors, line, len(frame), len(self.codec.vocabulary))
+        return self.codec.decode_vectors(joined, frame.mask, frame.position)
+
+    def _codec_loss(self, batch: Batch) -> Loss:
+        frame = self.frame(batch.layout)
+        return self.codec.loss(batch.values, frame.mask, frame.position, batch.generator())
+
+    def _condition(self, batch: Batch, generator: torch.Generator) -> ConditionTokens:
+        assert batch.condition is not None
+        return self.conditioner(batch.condition, generator)
+
+    def _prior_loss(self, batch: Batch) -> Loss:
+        """Cross-entropy of the words of trained networks, with some conditions dropped."""
+        config, generator = self.config.prior, batch.generator()
+        condition = self._condition(batch, generator)
+        dropped = torch.rand(len(batch.values), generator=generator) < config.condition_dropout
+        condition = self.prior.nothing(condition, dropped.to(condition.tokens.device))
+        line, words = self.line(batch.layout), self.words(batch.values, batch.layout)
+        if torch.rand((), generator=generator) < config.reorder:
+            order = _layers_first(line, generator)
+            line, words = line.reordered(order), words[:, order]
+        every = list(windows(len(line), config.context, config.overlap))
+        start, first, stop = every[int(torch.randint(len(every), (), generator=generator))]
+        logits = self.prior(words, line, condition, start, stop)[:, first - start :]
+        nats = F.cross_entropy(logits.flatten(0, 1), words[:, first:stop].flatten())
+        return Loss(nats, {"bits": nats.detach() / math.log(2)})
+
+    def _behaviour_loss(self, batch: Batch) -> Loss:
+        """Task loss of the networks that would be written, and what keeps them near trained ones.
+
+        Drafts are drawn all words at once, each after the draft before, the first after a trained network; with the
+        same random numbers this comes ever closer to what is written word by word. The gradient goes straight through
+        the words of the last one to the mean of what words stand for under the probabilities they were drawn from.
+        """
+        assert batch.queries is not None
+        config, sampling, generator = self.config.behaviour, self.config.sampling, batch.generator()
+        condition = self._condition(batch, generator)
+        line, words = self.line(batch.layout), self.words(batch.values, batch.layout)
+        uniform = torch.rand(words.shape, generator=generator).to(words.device)
+        draft = words
+        with torch.no_grad():
+            for _ in range(config.passes):
+                draft = draw(self.prior(draft, line, condition) / sampling.temperature, uniform)
+        logits = self.prior(draft, line, condition)
+        mean = (logits / config.softness).softmax(-1) @ self.prior.vectors
+        hard = self.prior.vectors[draw(logits.detach() / sampling.temperature, uniform)]
+        values = self._decode(hard + mean - mean.detach(), batch.layout, line)
+        task = batch.queries.loss(self.problem.tokenizer.tensors(values, batch.layout)).mean()
+        if not config.prior_weight:
+            return Loss(task, {"task": task})
+        some = slice(math.ceil(config.share * len(words)))
+        part = ConditionTokens(condition.tokens[some], condition.mask[some], condition.classes)
+        nats = F.cross_entropy(self.prior(words[some], line, part).flatten(0, 1), words[some].flatten())
+        return Loss(task + config.prior_weight * nats, {"task": task, "bits": nats.detach() / math.log(2)})
+
+
+def _layers_first(line: Line, generator: torch.Generator) -> Int[Tensor, " n"]:
+    """An order of writing that begins with the words of some random layers."""
+    layers = line.position[:, 0]
+    first = torch.rand(int(layers.max()) + 1, generator=generator).to(layers.device) < 0.5
+    return (~first[layers]).int().argsort(stable=True)

@@ -1,0 +1,111 @@
+"""How likely a generator finds the networks of a zoo: what it was never shown the like of stands out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from weightgen.checkpoint import load_generator
+from weightgen.generators import Form, Generator
+from weightgen.progress import Progress
+from weightgen.subjects.make import TextWords, subject_of
+from weightgen.training_data import Split
+from weightgen.types import Condition
+from zoo.datasets import Members, load_groups
+from zoo.errors import UsageError
+from zoo.seeds import seed_of
+from zoo.tasks import TRAIN
+from zoo.types import Layout
+from zoo.zoo import Zoo
+
+BATCH = 32
+"""Networks that are scored at once."""
+OUTLIER = 5.0
+"""Deviations from the median of its peers from which a network stands out."""
+
+
+@runtime_checkable
+class Scorer(Protocol):
+    """A generator that knows how likely networks are."""
+
+    def score(self, values: Float[Tensor, "b t d"], condition: Condition, layout: Layout) -> Float[Tensor, " b"]:
+        """Bits a code of each network."""
+        ...
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The score of one record.
+
+    Attributes:
+        id: of the record.
+        bits: bits a code.
+        deviations: how far above the median of the networks of its layout and split, in robust standard deviations.
+    """
+
+    id: str
+    bits: float
+    deviations: float
+
+
+def score_zoo(folder: Path, zoo: Zoo, progress: Progress | None = None) -> list[Scored]:
+    """Score every network of a zoo whose layout a generator writes, given examples of its task.
+
+    Args:
+        folder: of the generator.
+        zoo: whose networks are scored, with the tasks they were trained on.
+        progress: called with (stage, done, total).
+
+    Raises:
+        UsageError: if the generator knows no likelihoods, or writes no layout of the zoo.
+    """
+    generator = load_generator(folder)
+    if not isinstance(generator, Scorer):
+        raise UsageError(f"the generator {folder} ({generator.name}) knows no likelihoods", "give one of: igpg")
+    scored: list[Scored] = []
+    for split in ("train", "val", "test"):
+        if not any(True for _ in zoo.records(split=split)):
+            continue
+        for members in load_groups(zoo, split):
+            form = generator.problem.form(members.layout)
+            if form is not None:
+                bits = torch.cat(list(_bits(generator, form, members, zoo, progress)))
+                scored += _compare([record.id for record in members.records], bits)
+    if not scored:
+        raise UsageError(
+            f"the generator {folder} writes no layout of the zoo {zoo.path}", "give one that learned from it"
+        )
+    return scored
+
+
+def _bits(
+    generator: Generator, form: Form, members: Members, zoo: Zoo, progress: Progress | None
+) -> Iterator[Float[Tensor, " b"]]:
+    assert isinstance(generator, Scorer)
+    config, problem = generator.config, generator.problem
+    if form.reference is not None:
+        members = members.aligned(form.reference)
+    elif config.align and form.layout.kind != "dense":
+        members = members.canonical()
+    split = Split.of(zoo, members, problem.tokenizer)
+    words = None if problem.text_encoder is None else TextWords(problem.text_encoder)
+    subject = subject_of(zoo, form.layout, split.tasks, TRAIN, config, words=words)
+    rng = torch.Generator().manual_seed(seed_of(config.seed, "score"))
+    for pick in torch.arange(len(members)).split(BATCH):
+        condition = subject.condition(split.task_of[pick], config.shots, rng)
+        yield generator.score(split.values[pick], condition, form.layout)
+        if progress:
+            progress("score", int(pick[-1]) + 1, len(members))
+
+
+def _compare(ids: list[str], bits: Float[Tensor, " n"]) -> list[Scored]:
+    """Deviations by median and median absolute deviation, which outliers do not move."""
+    above = bits - bits.median()
+    spread = 1.4826 * above.abs().median().clamp(min=1e-6)
+    return [Scored(id, *pair) for id, *pair in zip(ids, bits.tolist(), (above / spread).tolist(), strict=True)]
