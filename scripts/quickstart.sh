@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # From an empty folder to a judged generator: build a zoo of small networks, learn from it, generate networks for a task
-# that nobody trained on, and compare them with everything simpler. A rerun goes on where the last one stopped.
+# that nobody trained on, and compare them with everything simpler. Then, with what is shipped, an adapter of a text
+# encoder from label texts. A rerun goes on where the last one stopped.
 #   bash scripts/quickstart.sh [--out DIR] [--generator NAME]
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -18,7 +19,7 @@ while (($#)); do
       shift 2
       ;;
     -h | --help)
-      sed -n '2,4s/^# *//p' "${BASH_SOURCE[0]}"
+      sed -n '2,5s/^# *//p' "${BASH_SOURCE[0]}"
       exit
       ;;
     *)
@@ -45,4 +46,10 @@ weightgen train "$config" --zoo "$out/zoo" --out "$out/generator"
 python -m zoo.build.examples --zoo "$out/zoo" --split test --out "$out/examples.npz"
 weightgen generate --generator "$out/generator" --data "$out/examples.npz" --out "$out/networks" --n 4 --seed 0
 weightgen evaluate --generator "$out/generator" --zoo "$out/zoo" --out "$out"
+if weightgen generate "What does the customer write about?" --labels "a parcel,a refund,the account" --out "$out/adapter"
+then
+  weightgen kit --out "$out/kit"
+else
+  echo "no adapter: pip install 'weightgen[minilm]' brings the encoder" >&2
+fi
 echo "card: $out/card.json and $out/card.png, ${SECONDS} s"

@@ -21,6 +21,7 @@ from weightgen.kit import DEFAULT, FOLDER, adapters_archive
 from weightgen.prototypes.edit import solve_keys
 from weightgen.prototypes.labels import contexts, recalled, soft_means
 from weightgen.prototypes.last_layer import Stack
+from weightgen.results import AdapterResult
 from weightgen.train import train_generator
 from weightgen.types import Condition, TaskText
 from zoo.build.encoder import EncoderConfig, TextEncoder
@@ -154,13 +155,23 @@ def test_generate_writes_what_peft_loads(folder: Path, text_encoder: Path, tmp_p
         PeftModel.from_pretrained(AutoModel.from_pretrained(text_encoder), str(out))
     receipt = json.loads((out / "weightgen.json").read_text())["generated"]
     assert receipt["generator"] == "prototype"
-    again = jobs.generate(folder, out=tmp_path / "b", description=ANIMALS.description, labels=ANIMALS.labels, n=2)
+    assert isinstance(
+        again := jobs.generate(folder, out=tmp_path / "b", description=ANIMALS.description, labels=ANIMALS.labels, n=2),
+        AdapterResult,
+    )
     first, second = ((path / "adapter_model.safetensors").read_bytes() for path in again.folders)
     assert first == second == (out / "adapter_model.safetensors").read_bytes(), "nothing is random"
 
 
 def test_encoders_of_another_form_are_refused(text_encoder: Path, generator: Prototype, tmp_path: Path) -> None:
-    size = {"vocab_size": 32, "dim": 16, "n_layers": 1, "n_heads": 2, "hidden_dim": 16, "max_position_embeddings": 64}
+    size: dict[str, Any] = {
+        "vocab_size": 32,
+        "dim": 16,
+        "n_layers": 1,
+        "n_heads": 2,
+        "hidden_dim": 16,
+        "max_position_embeddings": 64,
+    }
     DistilBertModel(DistilBertConfig(**size)).save_pretrained(tmp_path)
     BertTokenizerFast.from_pretrained(text_encoder).save_pretrained(tmp_path)
     with pytest.raises(UsageError, match=r"no output\.dense followed by output\.LayerNorm"):

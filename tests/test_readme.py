@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
 import yaml
 
 from tests.fixtures import RECIPE, TINY_RECIPE, tiny_config
-from weightgen import cli
+from weightgen import cli, kit
+from weightgen.train import train_generator
 from zoo.build import examples, load_recipe
 from zoo.config import dump_config
 from zoo.zoo import Zoo
@@ -47,7 +49,7 @@ def tiny_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_commands_and_the_blocks_that_use_their_output(tiny_place: Path) -> None:
-    commands, weights = blocks("sh")
+    commands, _, weights = blocks("sh")
     for command in commands.strip().splitlines():
         run(command)
     python = blocks("python")
@@ -62,6 +64,19 @@ def test_the_commands_and_the_blocks_that_use_their_output(tiny_place: Path) -> 
         first = zoo.records()[0].id
     run(export.replace("ID", first))
     assert list(Path("out-folder").glob("*.safetensors"))
+
+
+def test_an_adapter_from_a_sentence(
+    tiny_place: Path, adapter_zoo: Path, text_encoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shipped = tiny_place / "kit"
+    with Zoo.open(adapter_zoo) as zoo:
+        train_generator(tiny_config("prototype", f"text_encoder={text_encoder}"), zoo, shipped / kit.DEFAULT)
+    shutil.copy(kit.adapters_archive(), shipped)
+    monkeypatch.setattr(kit, "FOLDER", shipped)
+    for command in blocks("sh")[1].strip().splitlines():
+        run(command)
+    assert Path("runs/adapter/adapter_model.safetensors").is_file()
 
 
 def test_the_three_lines_of_python(tiny_place: Path, capsys: pytest.CaptureFixture[str]) -> None:
