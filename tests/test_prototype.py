@@ -155,10 +155,8 @@ def test_generate_writes_what_peft_loads(folder: Path, text_encoder: Path, tmp_p
         PeftModel.from_pretrained(AutoModel.from_pretrained(text_encoder), str(out))
     receipt = json.loads((out / "weightgen.json").read_text())["generated"]
     assert receipt["generator"] == "prototype"
-    assert isinstance(
-        again := jobs.generate(folder, out=tmp_path / "b", description=ANIMALS.description, labels=ANIMALS.labels, n=2),
-        AdapterResult,
-    )
+    again = jobs.generate(folder, out=tmp_path / "b", description=ANIMALS.description, labels=ANIMALS.labels, n=2)
+    assert isinstance(again, AdapterResult)
     first, second = ((path / "adapter_model.safetensors").read_bytes() for path in again.folders)
     assert first == second == (out / "adapter_model.safetensors").read_bytes(), "nothing is random"
 
