@@ -110,8 +110,9 @@ def can_share(model: nn.Module) -> bool:
         if isinstance(module, ModulesToSaveWrapper):
             return False
         if isinstance(module, BaseTunerLayer):
-            plain = isinstance(module, LoraLayer) and not len(module.lora_embedding_A)
-            if not plain or getattr(module, "lora_variant", None) or any(module.use_dora.values()) or module.merged:
+            layer: Any = module
+            plain = isinstance(module, LoraLayer) and not len(layer.lora_embedding_A)
+            if not plain or getattr(layer, "lora_variant", None) or any(layer.use_dora.values()) or layer.merged:
                 return False
     return True
 

@@ -65,7 +65,7 @@ class _PooledConvolution(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride] - as torch documents it
         (x, weight, rows, leads), pool = ctx.saved_tensors, ctx.pool
         by_rows = torch.empty_like(rows)
         by_x = torch.empty_like(x) if ctx.needs_input_grad[0] else None
@@ -146,5 +146,5 @@ class _Tanh(torch.autograd.Function):
         ctx.save_for_backward(output)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride] - as torch documents it
         return torch.ops.aten.tanh_backward(grad, *ctx.saved_tensors)
