@@ -112,9 +112,9 @@ def test_the_layout_has_one_uniform_rank(generator: Prototype) -> None:
 
 
 def test_label_texts_go_where_they_should(generator: Prototype) -> None:
-    reader = generator._reader()
+    reader = generator.reader()
     labels = reader.read(reader.tokens(ANIMALS.labels))
-    target = generator._prototypes(ANIMALS, labels.vectors(), reader)
+    target = generator.prototypes(ANIMALS, labels.vectors(), reader)
     found = vectors(generator, adapter(generator, ANIMALS), ANIMALS.labels)
     assert (found * target).sum(1).min() > 0.995
     assert (labels.vectors() * target).sum(1).max() < 0.995, "otherwise nothing was to be done"

@@ -152,7 +152,7 @@ class Prototype(Generator):
 
     def finish(self, stage: str) -> None:
         """Fill the memory through the static adapter."""
-        self.memory.fill(self._tasks, self._reader(), self.config.memory, self.config.seed)
+        self.memory.fill(self._tasks, self.reader(), self.config.memory, self.config.seed)
 
     def reconstruct(self, values: Float[Tensor, "b t d"], layout: Layout) -> Float[Tensor, "b t d"]:
         """Not possible.
@@ -212,7 +212,7 @@ class Prototype(Generator):
         }
         return lora.layout(named(shapes), config)
 
-    def _reader(self) -> Reader:
+    def reader(self) -> Reader:
         """The base model under the static adapter."""
         encoder = self.encoder
         adapted = AdaptedEncoder(encoder, self._layout(self.config.static.rank))
@@ -239,7 +239,7 @@ class Prototype(Generator):
         total = torch.stack(losses).mean()
         return Loss(total, {"task": total})
 
-    def _prototypes(self, task: TaskText, labels: Float[Tensor, "k d"], reader: Reader) -> Float[Tensor, "k d"]:
+    def prototypes(self, task: TaskText, labels: Float[Tensor, "k d"], reader: Reader) -> Float[Tensor, "k d"]:
         """Where the labels should lie, as far as label texts and memory tell."""
         config, found = self.config.labels, labels
         if config.context:
@@ -252,13 +252,13 @@ class Prototype(Generator):
             found = found + config.pool * recalled(labels, pool, pool, config.temperature)
         return F.normalize(found, dim=-1)
 
-    def _edit(self, task: TaskText) -> Edit | None:
+    def edit_for(self, task: TaskText) -> Edit | None:
         """What the last layer is told about one task; nothing without labels."""
         if not task.labels:
             return None
-        config, reader = self.config, self._reader()
+        config, reader = self.config, self.reader()
         labels = reader.read(reader.tokens(task.labels))
-        target = self._prototypes(task, labels.vectors(), reader)
+        target = self.prototypes(task, labels.vectors(), reader)
         shift = torch.zeros(target.shape[1])
         others = self.memory.get("keys").reshape(-1, labels.keys.shape[-1])
         weights = torch.ones(len(others))
@@ -280,7 +280,7 @@ class Prototype(Generator):
                 f"the task has {len(task.labels)} labels, the layout has room for {rank - own - 1}",
                 "use the layout that layout_for gives",
             )
-        edit, padded = self._edit(task), {}
+        edit, padded = self.edit_for(task), {}
         for module, (a, b) in self.static.factors(self.config.static.strength).items():
             down, up = torch.zeros(rank, a.shape[1]), torch.zeros(b.shape[0], rank)
             down[:own], up[:, :own] = a, b
