@@ -188,6 +188,8 @@ def run(
     work: Annotated[Path, typer.Option(help="Folder for generators.")],
     seeds: int = 3,
     draws: int = 3,
+    mapper: Annotated[bool, typer.Option(help="Train the mapper too, with the first seed.")] = True,
+    unseen: Annotated[str, typer.Option(help="Data sets to leave out, one after the other.")] = ",".join(LEFT_OUT),
 ) -> None:
     """Train and measure; what is there already is not done again."""
     torch.set_num_threads(1)
@@ -197,7 +199,7 @@ def run(
         for seed in range(seeds):
             if (RESULTS / f"seen-{seed}.json").is_file():
                 continue
-            kinds = {"generated": "d2nwg"} | ({"mapper": "mapper"} if seed == 0 else {})
+            kinds = {"generated": "d2nwg"} | ({"mapper": "mapper"} if seed == 0 and mapper else {})
             made = {k: train(zoo, work, f"{c}-{seed}", f"{c}-images", seed, None) for k, c in kinds.items()}
             started = time.perf_counter()
             layout = groups[0].layout
@@ -208,7 +210,7 @@ def run(
                 "parameters": sum(p.numel() for p in made["generated"].parameters()),
             }
             save(f"seen-{seed}", {"curves": measure_seen(opened, made, groups, seed), "cost": cost})
-        for name in LEFT_OUT:
+        for name in filter(None, unseen.split(",")):
             if (RESULTS / f"unseen-{name}.json").is_file():
                 continue
             made = {"generated": train(zoo, work, f"d2nwg-without-{name}", "d2nwg-images", 0, name)}
