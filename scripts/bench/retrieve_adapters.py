@@ -28,7 +28,7 @@ from zoo.types import Task, Weights
 from zoo.zoo import Zoo
 
 QUERY_TEXTS, HELD_OUT, LEAST_VAL, LEAST_TEST = 64, 6, 96, 200
-CALIBRATED_ON = 30
+CALIBRATED_ON = 16
 """Tasks that calibration is learned from, drawn by name."""
 PARAPHRASES = json.loads((Path(__file__).parent / "retrieve_paraphrases.json").read_text())
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from numpy import ndarray
 from scipy.optimize import minimize
 
 from zoo.errors import BadArtefact
+from zoo.store import disk_errors
 
 LEAST_PAIRS, LEAST_TASKS, LEAST_OUTCOMES = 20, 4, 3
 
@@ -139,12 +140,18 @@ def _logistic(x: Float[ndarray, " n"], wins: Float[ndarray, " n"]) -> tuple[floa
     return float(best[0] / scale), float(best[1] - best[0] * centre / scale)
 
 
-def save_pairs(path: Path, pairs: Sequence[Pair], encoder: str, gone: Collection[str] = ()) -> None:
-    """Write the pairs, less those of records that are gone; the file is replaced at once or not at all."""
-    kept = [asdict(pair) for pair in pairs if pair.record not in gone]
-    side = path.with_suffix(".partial")
-    side.write_text(json.dumps({"encoder": encoder, "count": len(kept), "pairs": kept}, indent=1) + "\n")
-    side.replace(path)
+def save_pairs(path: Path, pairs: Sequence[Pair], encoder: str) -> None:
+    """Write the pairs and their number; the file is replaced at once or not at all.
+
+    Raises:
+        WeightgenError: if the disk refuses.
+    """
+    content = {"encoder": encoder, "count": len(pairs), "pairs": [asdict(pair) for pair in pairs]}
+    with disk_errors(str(path)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        side = path.with_suffix(".partial")
+        side.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        side.replace(path)
 
 
 def load_pairs(path: Path, encoder: str) -> list[Pair]:

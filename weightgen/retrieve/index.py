@@ -102,6 +102,16 @@ class Index:
             where = opened.path / FOLDER
         return cls(opened, where, encoder, generator, config, progress)
 
+    def close(self) -> None:
+        """Close the zoo; the index cannot be used afterwards."""
+        self.zoo.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def refresh(self) -> None:
         """Read the catalogue again; views are compared with it when they are next needed."""
         self.records = {record.id: record for record in self.zoo.records()}

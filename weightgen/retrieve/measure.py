@@ -155,7 +155,6 @@ def measure_pairs(
             continue
         pairs += _of_task(index, judge, task, per_task, seed)
         if index.folder is not None:
-            index.folder.mkdir(parents=True, exist_ok=True)
             save_pairs(index.folder / PAIRS, pairs, index.encoder.name)
     report("calibrate", len(wanted), len(wanted))
     return pairs

@@ -20,6 +20,7 @@ from weightgen.retrieve.views import Tasks, View, WeightsView
 from zoo import safefile
 from zoo.errors import BadArtefact
 from zoo.seeds import seed_of
+from zoo.store import disk_errors
 from zoo.types import Record
 from zoo.zoo import Zoo
 
@@ -139,13 +140,14 @@ class StoredView:
         }
         if isinstance(self.view, WeightsView):
             about["scales"] = self.view.scales
-        self._folder.mkdir(parents=True, exist_ok=True)
-        side = self._folder / f"{name}.partial"
-        safefile.save(side, {"vectors": torch.from_numpy(x)})
-        side.replace(self._folder / name)
-        side = self._folder / f"{self.view.name}.json.partial"
-        side.write_text(json.dumps(about), encoding="utf-8")
-        side.replace(self._folder / f"{self.view.name}.json")
-        for path in self._folder.glob(f"{self.view.name}-*.safetensors"):
-            if path.name != name:
-                path.unlink(missing_ok=True)
+        with disk_errors(str(self._folder)):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            side = self._folder / f"{name}.partial"
+            safefile.save(side, {"vectors": torch.from_numpy(x)})
+            side.replace(self._folder / name)
+            side = self._folder / f"{self.view.name}.json.partial"
+            side.write_text(json.dumps(about), encoding="utf-8")
+            side.replace(self._folder / f"{self.view.name}.json")
+            for path in self._folder.glob(f"{self.view.name}-*.safetensors"):
+                if path.name != name:
+                    path.unlink(missing_ok=True)
