@@ -59,7 +59,7 @@ class ImageSubject(Subject):
             bank: examples.
             tasks: tasks, in the order of the bank's.
             vary: random changes of all examples; none by default.
-            words: what is known of each task in words, see ``subjects.words``.
+            words: what is known of each task in words, see ``subjects.make.TextWords.of_task``.
         """
         self.architecture, self.bank, self.tasks = architecture, bank, tuple(tasks)
         self.input_shape = tuple(bank.x.shape[1:])
@@ -87,8 +87,10 @@ class ImageSubject(Subject):
         labels = torch.stack([words["labels"] for words in chosen])
         if order is not None:
             labels = labels.gather(1, order[..., None].expand(-1, -1, labels.shape[-1]))
-        description = torch.stack([words["description"] for words in chosen])
-        return Condition(examples, description=_vectors(description), labels=_vectors(labels))
+        description, architecture = (
+            _vectors(torch.stack([words[part] for words in chosen])) for part in ("description", "architecture")
+        )
+        return Condition(examples, description=description, labels=_vectors(labels), architecture=architecture)
 
     def queries(
         self,

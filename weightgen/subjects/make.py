@@ -11,6 +11,7 @@ from weightgen.generators import GeneratorConfig
 from weightgen.subjects import Subject
 from weightgen.subjects.images import ImageSubject
 from weightgen.subjects.texts import AdaptedEncoder, TextData, TextSubject
+from zoo.architectures import Architecture, family
 from zoo.build.encoder import EncoderConfig, TextEncoder
 from zoo.datasets import bank_of
 from zoo.errors import UsageError
@@ -32,9 +33,13 @@ class TextWords:
         """Unit vectors."""
         return self.encoder.encode(texts)
 
-    def of_task(self, task: Task) -> Mapping[str, Tensor]:
-        """Vectors of the description and of the class names."""
-        return {"description": self.vectors([task.description]), "labels": self.vectors(task.class_names)}
+    def of_task(self, task: Task, architecture: Architecture) -> Mapping[str, Tensor]:
+        """Vectors of the description, of the class names, and of what the architecture is called."""
+        return {
+            "description": self.vectors([task.description]),
+            "labels": self.vectors(task.class_names),
+            "architecture": self.vectors([family(architecture).describe(architecture)]),
+        }
 
 
 def subject_of(
@@ -71,5 +76,6 @@ def subject_of(
             adapted, [TextData.of(task, zoo.dataset(task.dataset), words.encoder, part, half) for task in tasks]
         )
     bank = bank_of(zoo, tasks, part, half=half)
-    known = None if words is None else {task.name: words.of_task(task) for task in tasks}
-    return ImageSubject(architecture_of(layout), bank, tasks, vary=config.augment if vary else None, words=known)
+    architecture = architecture_of(layout)
+    known = None if words is None else {task.name: words.of_task(task, architecture) for task in tasks}
+    return ImageSubject(architecture, bank, tasks, vary=config.augment if vary else None, words=known)
