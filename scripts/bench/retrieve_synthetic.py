@@ -49,7 +49,7 @@ def measure(
     """
     x, queries = make(count, size, seed)
     truth = nearest(x, queries)
-    index = VectorIndex(size, VectorConfig(factory=factory, effort=effort, threads=build_threads))
+    index = VectorIndex(size, VectorConfig(factory=factory, effort=effort, threads=build_threads, trained_on=50_000))
     index.add([f"{i:07d}" for i in range(count)], x)
     del x
     started = time.perf_counter()
