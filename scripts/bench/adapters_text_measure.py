@@ -2,7 +2,7 @@
 
     python scripts/bench/adapters_text_measure.py zoo --tasks DIR --adapters DIR --zoo DIR
     weightgen train configs/prototype-lora.yaml --zoo DIR --out DIR          (likewise mapper-lora and d2nwg-lora)
-    python scripts/bench/adapters_text_measure.py run --tasks DIR --prototype DIR [--others mapper=DIR d2nwg=DIR]
+    python scripts/bench/adapters_text_measure.py run --tasks DIR --generators prototype=DIR mapper=DIR d2nwg=DIR
 
 The zoo holds training and validation tasks only. Encoders run in bfloat16. ``adapters_text.py`` renders the result.
 """
@@ -107,53 +107,68 @@ def scored(
         return scores(nearest(encoder.encode(texts), encoder.encode(task.labels)), y)
 
 
-def measure(
-    tasks: Path, name: str, prototype: Prototype, others: Mapping[str, Generator], encoder: TextEncoder
-) -> dict[str, Any]:
-    """All rows of one task."""
-    read = load(tasks, name)
-    texts, y = read.select(TEST_PART)
-    known = TaskText(read.description, read.label_texts, tuple(read.select(TRAIN)[0][:UNLABELLED]))
-    other = load(tasks, TEST[(TEST.index(name) + 3) % len(TEST)])
-    wrong = TaskText(other.description, other.label_texts)
-    result = prototype_rows(prototype, known, wrong, REPHRASED[name], texts, y)
-    nothing = Condition(words=(replace(known, labels=()),))
-    static = prototype.sample(nothing, prototype.layout_for(nothing), 1, 0)[0]
-    factor = 1 / prototype.config.static.strength
+class Given:
+    """A test task: what a generator may know, and the test part."""
+
+    def __init__(self, tasks: Path, name: str) -> None:
+        self.name, read = name, load(tasks, name)
+        self.texts, self.y = read.select(TEST_PART)
+        self.known = TaskText(read.description, read.label_texts, tuple(read.select(TRAIN)[0][:UNLABELLED]))
+
+    def condition(self, known: TaskText, encoder: TextEncoder) -> Condition:
+        """The task as a generator is told."""
+        return condition_of(GivenTask(self.name, known, (), self.y[:0]), encoder)
+
+
+def measure_prototype(generator: Prototype, given: Given, other: TaskText, encoder: TextEncoder) -> dict[str, Any]:
+    """All rows of the prototype generator, and of its static adapter, for one task."""
+    result = prototype_rows(generator, given.known, other, REPHRASED[given.name], given.texts, given.y)
+    nothing = Condition(words=(replace(given.known, labels=()),))
+    static = generator.sample(nothing, generator.layout_for(nothing), 1, 0)[0]
+    factor = 1 / generator.config.static.strength
     full = {key: value * (factor if "lora_B" in key else 1) for key, value in static.tensors.items()}
-    result["rows"]["static_full"] = scored(encoder, static.layout, full, known, texts, y)
-    for method, generator in others.items():
-        for row, one in ((method, replace(known, texts=())), (f"{method}_texts", known)):
-            condition = condition_of(GivenTask(name, one, (), y[:0]), encoder)
-            weights = generator.sample(condition, generator.layout_for(condition), 1, 0)[0]
-            result["rows"][row] = scored(encoder, weights.layout, weights.tensors, known, texts, y)
+    result["rows"]["static_full"] = scored(encoder, static.layout, full, given.known, given.texts, given.y)
     return result
 
 
-def run(tasks: Path, prototype: Path, others: Mapping[str, Path], out: Path) -> None:
-    """Measure every test task that is not in the file yet."""
-    done = json.loads(out.read_text()) if out.is_file() else {"tasks": {}}
+def measure_other(method: str, generator: Generator, given: Given, encoder: TextEncoder) -> dict[str, list[float]]:
+    """Rows of another generator for one task, without and with unlabelled texts."""
+    rows = {}
+    for row, known in ((method, replace(given.known, texts=())), (f"{method}_texts", given.known)):
+        condition = given.condition(known, encoder)
+        weights = generator.sample(condition, generator.layout_for(condition), 1, 0)[0]
+        rows[row] = scored(encoder, weights.layout, weights.tensors, given.known, given.texts, given.y)
+    return rows
+
+
+def run(tasks: Path, folders: Mapping[str, Path], out: Path) -> None:
+    """Measure on every test task what is not in the file yet."""
+    done = json.loads(out.read_text()) if out.is_file() else {"generators": {}, "tasks": {}}
     encoder = TextEncoder(EncoderConfig())
-    ours = load_generator(prototype)
-    assert isinstance(ours, Prototype)
-    ours.attach(encoder)
-    loaded = {method: load_generator(folder) for method, folder in others.items()}
-    for method, folder in {"prototype": prototype, **others}.items():
-        history = read_history(folder)
+    for method, folder in folders.items():
+        history, generator = read_history(folder), load_generator(folder)
+        generator.attach(encoder)
         if overlap := set(TEST) & set(history["train_tasks"]):
             sys.exit(f"error: {folder} was trained on the test tasks {', '.join(sorted(overlap))}")
         stages = {name: {k: v for k, v in stage.items() if k != "log"} for name, stage in history["stages"].items()}
         about = {"parameters": history["parameters"], "stages": stages, "train_tasks": len(history["train_tasks"])}
-        done.setdefault("generators", {})[method] = {**about, "config": history["identity"]["config"]}
-    for name in TEST:
-        if name in done["tasks"]:
-            continue
-        started = time.perf_counter()
-        done["tasks"][name] = measure(tasks, name, ours, loaded, encoder)
-        side = out.with_suffix(".partial")
-        side.write_text(json.dumps(done, indent=1))
-        side.replace(out)
-        print(f"{name}: {time.perf_counter() - started:.0f} s", file=sys.stderr)
+        done["generators"][method] = {**about, "config": history["identity"]["config"]}
+        for number, name in enumerate(TEST):
+            found = done["tasks"].setdefault(name, {"rows": {}})
+            if ("labels" if method == "prototype" else method) in found["rows"]:
+                continue
+            started, given = time.perf_counter(), Given(tasks, name)
+            if isinstance(generator, Prototype):
+                other = Given(tasks, TEST[(number + 3) % len(TEST)]).known
+                result = measure_prototype(generator, given, other, encoder)
+                found["rows"].update(result["rows"])
+                found["seconds"] = result["seconds"]
+            else:
+                found["rows"].update(measure_other(method, generator, given, encoder))
+            side = out.with_suffix(".partial")
+            side.write_text(json.dumps(done, indent=1))
+            side.replace(out)
+            print(f"{method}, {name}: {time.perf_counter() - started:.0f} s", file=sys.stderr)
 
 
 def main() -> None:
@@ -163,16 +178,15 @@ def main() -> None:
     parser.add_argument("--tasks", type=Path, required=True)
     parser.add_argument("--adapters", type=Path)
     parser.add_argument("--zoo", type=Path)
-    parser.add_argument("--prototype", type=Path)
-    parser.add_argument("--others", nargs="*", default=[])
+    parser.add_argument("--generators", nargs="*", default=[], metavar="NAME=DIR")
     parser.add_argument("--out", type=Path, default=RESULTS / "product.json")
     given = parser.parse_args()
     if given.what == "zoo":
         make_zoo(given.tasks, given.adapters, given.zoo)
     else:
         given.out.parent.mkdir(parents=True, exist_ok=True)
-        others = {name: Path(folder) for name, _, folder in (one.partition("=") for one in given.others)}
-        run(given.tasks, given.prototype, others, given.out)
+        folders = {name: Path(folder) for name, _, folder in (one.partition("=") for one in given.generators)}
+        run(given.tasks, folders, given.out)
 
 
 if __name__ == "__main__":
