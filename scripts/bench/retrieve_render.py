@@ -14,9 +14,9 @@ Made by `python scripts/bench/retrieve.py render` from the JSON under `docs/resu
 
 {adapters} LoRA adapters of MiniLM for {tasks} text tasks, two seeds a task (one has one). Recall@1: the first hit is
 an adapter of the task. Descriptions and labels are the very ones that the zoo stores, so those rows say only that
-nothing is confused; paraphrases were written for this measurement without looking at similarities, and texts are {texts}
-training examples without labels from the half that the zoo does not store. A query whose texts are encoded already takes
-{ms:.1f} ms.
+nothing is confused; paraphrases were written for this measurement without looking at similarities, and texts are
+{texts} training examples without labels from the half that the zoo does not store. A query whose texts are encoded
+already takes {ms:.1f} ms.
 
 {twins}
 
