@@ -42,8 +42,8 @@ LONG = ("mnist", "cifar10", "fashion_mnist", "usps")
 """Data sets whose networks are trained for 25 epochs; the others for one."""
 LEFT_OUT = ("fashion_mnist", "sign_digits", "cifar10", "mnist", "kannada_mnist")
 NAMES = {
-    "generated": "D2NWG, one candidate",
-    "mapper": "mapper, one candidate",
+    "mapper": "mapper: condition to weights in one pass, one candidate",
+    "d2nwg": "D2NWG, one candidate",
     "mean_aligned": "mean of the zoo's networks on this set, aligned",
     "mean_raw": "the same, not aligned",
     "member": "a network of the zoo on this set",
@@ -188,7 +188,7 @@ def run(
     work: Annotated[Path, typer.Option(help="Folder for generators.")],
     seeds: int = 3,
     draws: int = 3,
-    mapper: Annotated[bool, typer.Option(help="Train the mapper too, with the first seed.")] = True,
+    kinds: Annotated[str, typer.Option(help="Generators; the first is measured on unseen sets too.")] = "mapper,d2nwg",
     unseen: Annotated[str, typer.Option(help="Data sets to leave out, one after the other.")] = ",".join(LEFT_OUT),
 ) -> None:
     """Train and measure; what is there already is not done again."""
@@ -199,21 +199,22 @@ def run(
         for seed in range(seeds):
             if (RESULTS / f"seen-{seed}.json").is_file():
                 continue
-            kinds = {"generated": "d2nwg"} | ({"mapper": "mapper"} if seed == 0 and mapper else {})
-            made = {k: train(zoo, work, f"{c}-{seed}", f"{c}-images", seed, None) for k, c in kinds.items()}
+            made = {k: train(zoo, work, f"{k}-{seed}", f"{k}-images", seed, None) for k in kinds.split(",")}
+            first = next(iter(made.values()))
             started = time.perf_counter()
             layout = groups[0].layout
             condition = Condition(support(opened, str(groups[0].records[0].task), seed))
-            made["generated"].networks(condition, layout, seed, 128)
+            first.networks(condition, layout, seed, 128)
             cost = {
                 "seconds_128": round(time.perf_counter() - started, 2),
-                "parameters": sum(p.numel() for p in made["generated"].parameters()),
+                "parameters": sum(p.numel() for p in first.parameters()),
             }
             save(f"seen-{seed}", {"curves": measure_seen(opened, made, groups, seed), "cost": cost})
         for name in filter(None, unseen.split(",")):
             if (RESULTS / f"unseen-{name}.json").is_file():
                 continue
-            made = {"generated": train(zoo, work, f"d2nwg-without-{name}", "d2nwg-images", 0, name)}
+            kind = kinds.split(",")[0]
+            made = {kind: train(zoo, work, f"{kind}-without-{name}", f"{kind}-images", 0, name)}
             save(f"unseen-{name}", [measure_unseen(opened, made, groups, name, draw) for draw in range(draws)])
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 Networks = tuple[Float[Tensor, "_ _ _"], Bool[Tensor, "_ _"], Int[Tensor, "_ 4"]]
 """Tokens [n t d], mask [t d] and positions [t 4] of some networks of one layout."""
 
+Means = Literal["role", "weight", "member"]
 SMALLEST = 1e-6
 _BASE = 1 << 15
 
@@ -35,20 +36,24 @@ class Standardiser(nn.Module):
     deviation: Tensor
     keys: Tensor
     offsets: Tensor
+    fitted: Tensor
 
-    def __init__(self, token_width: int, positions: Sequence[int], means: Literal["role", "weight"]) -> None:
+    def __init__(self, token_width: int, positions: Sequence[int], means: Means) -> None:
         """Make a standardiser that changes nothing until it is fitted.
 
         Args:
             token_width: values a token.
             positions: number of layers and roles that occur; more numbers are ignored.
-            means: what shares a mean: the weights of a (layer, role), or the same weight of all networks.
+            means: what is subtracted: the mean of the weights of a (layer, role), the mean of the same weight of all
+                networks, or one network (``"member"``). The mean of networks of independent starts does not work,
+                a network does, so it is the better place to start from where codes are not learned.
         """
         super().__init__()
         self.means = means
         layers, roles = positions[0], positions[1]
         self.register_buffer("mean", torch.zeros(layers + 1, roles))
         self.register_buffer("deviation", torch.ones(layers + 1, roles))
+        self.register_buffer("fitted", torch.tensor(False))
         self.register_buffer("keys", torch.zeros(0, dtype=torch.long))
         self.register_buffer("offsets", torch.zeros(0, token_width))
         self.register_load_state_dict_pre_hook(_take_size)
@@ -69,8 +74,20 @@ class Standardiser(nn.Module):
                 if len(here):
                     self.mean[number, role] = here.mean()
                     self.deviation[number, role] = here.std(correction=0).clamp(min=SMALLEST)
+        self.fitted.fill_(True)
         if self.means == "weight":
             self._fit_weights(networks)
+        elif self.means == "member":
+            self._take_member(networks)
+
+    def _take_member(self, networks: Sequence[Networks]) -> None:
+        """Subtract a network of usual size from the layout that most networks have; elsewhere the mean of the role."""
+        values, mask, position = max(networks, key=lambda one: len(one[0]))
+        rest = (values - self(position)[0]) * mask
+        size = rest.flatten(1).norm(dim=1)
+        member = int((size - size.median()).abs().argmin())
+        keys, order = _key(position).sort()
+        self.keys, self.offsets = keys, rest[member][order]
 
     def _fit_weights(self, networks: Sequence[Networks]) -> None:
         """Measure the mean of every weight, as its difference from the role's, and the deviations around it.

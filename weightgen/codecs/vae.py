@@ -8,14 +8,14 @@ statistics that cost exactness live (the tokenizer itself is exact).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Self
+from typing import Self
 
 import torch
 from jaxtyping import Bool, Float, Int
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from weightgen.codecs.standardise import Networks, Standardiser
+from weightgen.codecs.standardise import Means, Networks, Standardiser
 from weightgen.nn import PositionEmbedding, check_heads, transformer
 from weightgen.types import Loss
 from zoo.config import StrictConfig
@@ -29,7 +29,8 @@ class VAEConfig(StrictConfig):
     depth: int = Field(default=2, ge=1)
     heads: int = Field(default=4, ge=1)
     kl_weight: float = Field(default=1e-3, ge=0)
-    means: Literal["role", "weight"] = Field(default="role", description="what shares the mean that is subtracted")
+    means: Means = Field(default="role", description="what is subtracted, see codecs.standardise")
+    zero_start: bool = Field(default=False, description="untrained, decode everything to what is subtracted")
 
     @model_validator(mode="after")
     def _heads_fit(self) -> Self:
@@ -57,6 +58,9 @@ class VAE(nn.Module):
         self.from_latent = nn.Linear(config.latent, config.width)
         self.decoder = transformer(config.width, config.depth, config.heads)
         self.out = nn.Linear(config.width, token_width)
+        if config.zero_start:
+            nn.init.zeros_(self.out.weight)
+            nn.init.zeros_(self.out.bias)
         self.normal = Standardiser(token_width, positions, config.means)
 
     def fit_normal(self, networks: Sequence[Networks]) -> None:

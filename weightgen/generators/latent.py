@@ -117,11 +117,11 @@ class LatentGenerator(Generator):
 
     @torch.no_grad()
     def prepare(self, stage: str, networks: Sequence[TokenSet]) -> None:
-        """Before the codec: statistics of the weights. Before all others but the last: statistics of the latents."""
-        if stage == "codec":
+        """Before the first stage: statistics of weights. Between the first and the last: statistics of latents."""
+        if stage == "codec" or not bool(self.codec.normal.fitted):
             frames = [self.frame(one.layout) for one in networks]
             self.codec.fit_normal([(one.values, f.mask, f.position) for one, f in zip(networks, frames, strict=True)])
-        elif stage != "behaviour":
+        if stage not in ("codec", "behaviour"):
             latents = [self._encode_weights(part, one.layout) for one in networks for part in one.values.split(256)]
             flat = torch.cat([latent.flatten(0, 1) for latent in latents])
             self.latent_mean.copy_(flat.mean(0))
