@@ -76,7 +76,7 @@ def score_zoo(folder: Path, zoo: Zoo, progress: Progress | None = None) -> list[
             form = generator.problem.form(members.layout)
             if form is not None:
                 bits = torch.cat(list(_bits(generator, form, members, zoo, progress)))
-                scored += _compare([record.id for record in members.records], bits)
+                scored += compare([record.id for record in members.records], bits)
     if not scored:
         raise UsageError(
             f"the generator {folder} writes no layout of the zoo {zoo.path}", "give one that learned from it"
@@ -104,7 +104,7 @@ def _bits(
             progress("score", int(pick[-1]) + 1, len(members))
 
 
-def _compare(ids: list[str], bits: Float[Tensor, " n"]) -> list[Scored]:
+def compare(ids: list[str], bits: Float[Tensor, " n"]) -> list[Scored]:
     """Deviations by median and median absolute deviation, which outliers do not move."""
     above = bits - bits.median()
     spread = 1.4826 * above.abs().median().clamp(min=1e-6)
