@@ -16,13 +16,14 @@ from tests.fixtures import tiny_config
 from weightgen import jobs
 from weightgen.adapted import AdaptedEncoder
 from weightgen.checkpoint import load_generator, read_history
-from weightgen.generators.prototype import Prototype
+from weightgen.generators.prototype import Prototype, PrototypeConfig
 from weightgen.kit import DEFAULT, FOLDER, adapters_archive
 from weightgen.prototypes.edit import solve_keys
 from weightgen.prototypes.labels import contexts, recalled, soft_means
 from weightgen.prototypes.last_layer import Stack
 from weightgen.results import AdapterResult
 from weightgen.train import train_generator
+from weightgen.training_data import TrainingData
 from weightgen.types import Condition, TaskText
 from zoo.build.encoder import EncoderConfig, TextEncoder
 from zoo.errors import UsageError
@@ -183,6 +184,16 @@ def test_encoders_of_another_form_are_refused(text_encoder: Path, generator: Pro
 def test_a_zoo_without_texts_is_refused(tiny_zoo: Path, text_encoder: Path, tmp_path: Path) -> None:
     with Zoo.open(tiny_zoo) as zoo, pytest.raises(UsageError, match="the zoo has none"):
         train_generator(tiny_config("prototype", f"text_encoder={text_encoder}"), zoo, tmp_path / "g")
+
+
+def test_a_task_with_adapters_of_two_layouts_counts_once(adapter_zoo: Path, text_encoder: Path) -> None:
+    with Zoo.open(adapter_zoo) as zoo:
+        data = TrainingData(zoo, tiny_config("prototype", f"text_encoder={text_encoder}"))
+    data.groups = [*data.groups, *data.groups]
+    assert isinstance(data.config, PrototypeConfig)
+    fresh = Prototype(data.config, data.problem)
+    data.lend(fresh)
+    assert len(fresh._tasks) == 2
 
 
 def test_keys_answer_on_their_own_label_only() -> None:

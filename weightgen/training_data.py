@@ -230,7 +230,10 @@ class TrainingData:
         Raises:
             UsageError: if it learns from texts and the zoo has none.
         """
-        tasks = [one for group in self.groups for one in group.subject.labelled()]
+        found = [
+            pair for group in self.groups for pair in zip(group.subject.tasks, group.subject.labelled(), strict=False)
+        ]
+        tasks = list({task.name: one for task, one in found}.values())  # adapters of a task may have several layouts
         if generator.learns_from == "texts" and not tasks:
             raise UsageError(
                 f"the generator {generator.name} learns from text tasks, the zoo has none",
