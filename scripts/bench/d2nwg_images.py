@@ -248,7 +248,7 @@ def verdict(seen: list[dict]) -> str:
     long = [name for name in names if name in LONG]
     after = sum(value(name, method, "25") > value(name, "scratch", "25") for name in long)
     return (
-        f"Without training the generated networks are above the zoo's aligned mean on {before[0]} of {len(names)} sets, "
+        f"Without training the generated networks are above the zoo's aligned mean on {before[0]} of {len(names)} sets "
         f"and above a network of the zoo on {before[1]}. After 25 epochs they are above a random start on {after} of "
         f"{len(long)}."
     )

@@ -165,8 +165,55 @@ def test_members_are_the_networks_of_the_split(tiny_zoo: Path) -> None:
         for split, count in (("train", 78), ("val", 6), ("test", 6)):
             members = load_members(zoo, split)
             assert len(members) == count
-            assert x[y == 0].unique().tolist() == wanted[:1]
-            assert x[y == 1].unique().tolist() == wanted[1:]
+            assert {record.split for record in members.records} == {split}
+            for i, weights in enumerate(members.weights()):
+                stored = zoo.weights(members.records[i])
+                assert weights.layout == stored.layout
+                assert all(weights.tensors[name].equal(value) for name, value in stored.tensors.items())
+
+
+def test_aligned_members_compute_the_same(tiny_zoo: Path) -> None:
+    with Zoo.open(tiny_zoo) as zoo:
+        members = load_members(zoo, "val")
+        reference = reference_of(load_members(zoo, "train"))
+    aligned = members.aligned(reference)
+    x = torch.randn(1, 10, 64).expand(len(members), -1, -1)
+    architecture = architecture_of(members.layout)
+    before, after = (logits_many(architecture, m.tensors, x) for m in (members, aligned))
+    torch.testing.assert_close(after, before)
+    name = "layers.0.weight"
+    spread = [(m.tensors[name] - reference[name]).square().mean().item() for m in (members, aligned)]
+    assert spread[1] < spread[0]
+
+
+def test_a_zoo_that_cannot_be_stacked_is_refused(tmp_path: Path) -> None:
+    with Zoo.open(tmp_path / "zoo", create=True) as zoo:
+        with pytest.raises(BadArtefact, match="no networks in the split 'train'"):
+            load_members(zoo, "train")
+        for size in (2, 3):
+            zoo.add(from_state_dict({"a.weight": torch.randn(size, size)}), split="train")
+        with pytest.raises(BadArtefact, match="holds 2 layouts"):
+            load_members(zoo, "train")
+
+
+def test_tasks_of_several_data_sets_share_a_bank(tmp_path: Path) -> None:
+    def data(x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        return {"x": x, "y": y, "part": torch.zeros(len(y), dtype=torch.long)}
+
+    with Zoo.open(tmp_path / "zoo", create=True) as zoo:
+        y = torch.arange(6) % 3
+        for name, value in (("a", 10.0), ("b", 20.0)):
+            zoo.put_dataset(name, data(value + y[:, None].float(), y), description="")
+        zoo.put_dataset("c", data(torch.zeros(2, 5), torch.arange(2)), description="")
+        tasks = [
+            Task(f"{name}{classes}", "", name, classes, ("first", "second"), "train")
+            for name, classes in (("b", (2, 0)), ("a", (0, 1)), ("a", (2, 0)))
+        ]
+        bank = bank_of(zoo, tasks, 0)
+        for number, wanted in enumerate(([22.0, 20.0], [10.0, 11.0], [12.0, 10.0])):
+            x, labels = bank.all(number)
+            assert x[labels == 0].unique().tolist() == wanted[:1]
+            assert x[labels == 1].unique().tolist() == wanted[1:]
         assert len(set(bank.identity(torch.arange(3)).tolist())) == 3, "equal labels of two data sets are two tasks"
         with pytest.raises(BadArtefact, match="a, c have examples of different forms"):
             bank_of(zoo, [tasks[1], Task("c", "", "c", (0, 1), ("0", "1"), "train")], 0)
