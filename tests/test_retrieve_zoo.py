@@ -22,9 +22,9 @@ from zoo.zoo import Zoo
 
 
 @pytest.fixture
-def networks(tiny_zoo: Path, tmp_path: Path) -> Index:
+def networks(tiny_zoo: Path, text_encoder: Path, tmp_path: Path) -> Index:
     """Index of networks that tell two digits apart."""
-    return Index.open(tiny_zoo, tmp_path / "index")
+    return Index.open(tiny_zoo, tmp_path / "index", encoder=str(text_encoder))
 
 
 @pytest.fixture
