@@ -38,7 +38,7 @@ if [[ ! -f $config ]]; then
 fi
 
 source scripts/_venv.sh
-use_venv
+use_venv minilm
 SECONDS=0 # installation is not part of the time
 
 weightgen zoo build configs/digits.yaml --zoo "$out/zoo"
