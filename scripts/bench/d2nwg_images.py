@@ -262,7 +262,7 @@ def render() -> None:
         "## Tiny CNNs on real image sets",
         "",
         "Made by `python scripts/bench/d2nwg_images.py render` from `docs/results/d2nwg_images`. Accuracy on test",
-        f"images in %, {NETWORKS} networks a method and run, ± between {len(seen)} runs (own training of the",
+        f"images in %, {NETWORKS} networks a method and run, {len(seen)} run(s), ± between them (own training of the",
         f"generator, own draws). A network is generated from {SHOTS} validation images a class; training afterwards",
         "uses all training images, the same batches and settings for all starts. The CIFAR-10 copy is lossy.",
     ]
