@@ -34,6 +34,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[2])  # a script beside this o
 from zoo.architectures import family  # noqa: E402
 from zoo.build.engines import cores  # noqa: E402
 from zoo.build.images import load_all  # noqa: E402
+from zoo.build.memory import keep_freed_memory  # noqa: E402
 from zoo.build.vectorised import Sampled, TrainingConfig, accuracies, train_stages  # noqa: E402
 from zoo.tasks import TRAIN, VAL, scaled  # noqa: E402
 from zoo.threads import torch_threads  # noqa: E402
@@ -104,7 +105,8 @@ def together(
 
 
 def serve(line: Connection, arguments: tuple[Any, ...]) -> None:
-    """A process that trains a group whenever it is told to."""
+    """A process that trains a group whenever it is told to, as those of ``zoo.build.pool`` do."""
+    keep_freed_memory()
     together(*arguments[:4], 2, arguments[5])  # ready: everything is loaded and warm
     line.send(True)
     while precision := line.recv():

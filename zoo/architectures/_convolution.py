@@ -9,7 +9,7 @@ Processors with instructions for bfloat16 multiply such matrices four times as f
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -22,7 +22,11 @@ BLOCK = 1_400_000
 
 
 def pooled_convolution(
-    x: Float[Tensor, "g ic ih iw n"], weight: Float[Tensor, "m oc ic k k"], bias: Float[Tensor, "m oc"], pool: int
+    x: Float[Tensor, "g ic ih iw n"],
+    weight: Float[Tensor, "m oc ic k k"],
+    bias: Float[Tensor, "m oc"],
+    pool: int,
+    squash: bool = False,
 ) -> Float[Tensor, "m oc oh ow n"]:
     """Convolve without padding and take the maximum over squares of side ``pool``, in the precision of ``x``.
 
@@ -31,10 +35,11 @@ def pooled_convolution(
         weight: kernels of ``m`` networks.
         bias: biases of ``m`` networks.
         pool: side of the squares and distance between them; what is left over at the border is not used.
+        squash: take the hyperbolic tangent of the result while it is in the caches.
     """
     if x.requires_grad:
         x = x.expand(len(weight), *x.shape[1:])
-    return _PooledConvolution.apply(x, weight, pool) + bias.to(x.dtype)[:, :, None, None, None]
+    return _PooledConvolution.apply(x, weight, bias, pool, squash)
 
 
 def tanh(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -43,62 +48,117 @@ def tanh(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
 
 
 class _PooledConvolution(torch.autograd.Function):
-    """Goes through the networks a few at a time; windows are made again for gradients, because copying is cheap."""
+    """Goes through the networks a few at a time; windows are made again for gradients, because copying is cheap.
+
+    A maximum over a square is one over rows of maxima over columns. What is needed of a few networks only goes to the
+    same memory every time: to get new memory, and to bring it into the caches, takes longer than to calculate.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, pool: int) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, pool: int, squash: bool) -> Tensor:
         m, channels, _, k, _ = weight.shape
         height, width = ((side - k + 1) // pool for side in x.shape[2:4])
-        rows = _rows(weight.to(x.dtype), pool)
-        largest = x.new_empty(m, channels, height, width, x.shape[-1])
-        leads = x.new_empty(pool * pool - 1, *largest.shape)
-        for part, windows in _blocks(x, weight, pool):
-            products = (rows[part] @ windows).view(-1, pool * pool, *largest.shape[1:])
-            best = products[:, 0]
-            for lead, value in zip(leads[:, part], products.unbind(1)[1:], strict=True):
-                torch.sub(value, best, out=lead)
-                best = torch.maximum(best, value)
-            largest[part] = best
-        ctx.save_for_backward(x, weight, rows, leads)
+        rows, bias = _rows(weight.to(x.dtype), pool), bias.to(x.dtype)[..., None, None, None]
+        result = x.new_empty(m, channels, height, width, x.shape[-1])
+        lower = x.new_empty(m, pool - 1, pool, *result.shape[1:])
+        right = x.new_empty(m, pool - 1, *result.shape[1:])
+        scratch = _Scratch(x)
+        for part, windows in _blocks(x, weight, pool, scratch):
+            products = scratch("products", (len(rows[part]), rows.shape[1], windows.shape[-1]))
+            torch.matmul(rows[part], windows, out=products)
+            products = products.view(-1, pool, pool, *result.shape[1:])
+            largest = _largest(_largest(products, lower[part]), right[part])
+            torch.add(largest, bias[part], out=result[part])
+            if squash:
+                _squash(result[part])
+        ctx.save_for_backward(x, weight, rows, lower, right, *([result] if squash else []))
         ctx.pool = pool
-        return largest
+        return result
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride] - as torch documents it
-        (x, weight, rows, leads), pool = ctx.saved_tensors, ctx.pool
-        by_rows = torch.empty_like(rows)
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride] - as torch documents it
+        ctx: Any, grad: Tensor
+    ) -> tuple[Tensor | None, Tensor, Tensor, None, None]:
+        (x, weight, rows, lower, right, *squashed), pool = ctx.saved_tensors, ctx.pool
+        by_rows, by_bias = torch.empty_like(rows), weight.new_empty(weight.shape[:2])
         by_x = torch.empty_like(x) if ctx.needs_input_grad[0] else None
-        for part, windows in _blocks(x, weight, pool):
-            rest, shares = grad[part], grad.new_empty(len(rows[part]), pool * pool, *grad.shape[1:])
-            for i in range(pool * pool - 1, 0, -1):  # the last value that took the lead has the gradient
-                torch.ops.aten.threshold_backward.grad_input(rest, leads[i - 1, part], 0, grad_input=shares[:, i])
-                rest = rest - shares[:, i]
-            shares[:, 0] = rest
-            products = shares.view(len(shares), rows.shape[1], -1)
-            by_rows[part] = products @ windows.mT
+        scratch = _Scratch(x)
+        for part, windows in _blocks(x, weight, pool, scratch):
+            by_largest = scratch("largest", grad[part].shape)
+            if squashed:
+                torch.ops.aten.tanh_backward.grad_input(grad[part], squashed[0][part], grad_input=by_largest)
+            else:
+                by_largest.copy_(grad[part])
+            by_bias[part] = by_largest.sum((2, 3, 4), dtype=weight.dtype)
+            by_columns = _shares(by_largest, right[part], scratch("columns", (len(by_largest), pool, *grad.shape[1:])))
+            shape = len(by_largest), pool, *by_columns.shape[1:]
+            products = _shares(by_columns, lower[part], scratch("products", shape)).view(*by_rows[part].shape[:2], -1)
+            torch.matmul(products, windows.mT, out=by_rows[part])
             if by_x is not None:
-                by_x[part] = _overlapped(rows[part].mT @ products, by_x[part].shape, grad.shape[2:4], pool)
-        return by_x, _kernels(by_rows, weight, pool), None
+                by_windows = scratch("by_windows", windows.shape)
+                torch.matmul(rows[part].mT, products, out=by_windows)
+                by_x[part] = _overlapped(by_windows, by_x[part].shape, grad.shape[2:4], pool)
+        return by_x, _kernels(by_rows, weight, pool), by_bias, None, None
 
 
-def _blocks(x: Tensor, weight: Tensor, pool: int) -> Iterator[tuple[slice, Tensor]]:
+class _Scratch:
+    """Memory that is used again, by name; its type and device are those of ``like``."""
+
+    def __init__(self, like: Tensor) -> None:
+        self._like, self._held = like, dict[str, Tensor]()
+
+    def __call__(self, name: str, shape: Sequence[int]) -> Tensor:
+        """A contiguous tensor of this shape with any values."""
+        size = math.prod(shape)
+        if name not in self._held or self._held[name].numel() < size:
+            self._held[name] = self._like.new_empty(size)
+        return self._held[name][:size].view(shape)
+
+
+def _largest(values: Tensor, leads: Tensor) -> Tensor:
+    """Maximum over the second axis, in place of the first values.
+
+    By how much each other value is above all before it goes to ``leads``.
+    """
+    best = values[:, 0]
+    for i in range(1, values.shape[1]):
+        torch.sub(values[:, i], best, out=leads[:, i - 1])
+        torch.maximum(best, values[:, i], out=best)
+    return best
+
+
+def _shares(grad: Tensor, leads: Tensor, shares: Tensor) -> Tensor:
+    """Write to ``shares`` the gradients of values that ``_largest`` took the maximum of, and return them.
+
+    The last value that took the lead has all of it.
+    """
+    rest = grad
+    for i in range(leads.shape[1], 0, -1):
+        torch.ops.aten.threshold_backward.grad_input(rest, leads[:, i - 1], 0, grad_input=shares[:, i])
+        rest = torch.sub(rest, shares[:, i], out=shares[:, 0])
+    if not leads.shape[1]:
+        shares[:, 0] = grad
+    return shares
+
+
+def _blocks(x: Tensor, weight: Tensor, pool: int, scratch: _Scratch) -> Iterator[tuple[slice, Tensor]]:
     """Parts of the networks, and the windows of their inputs: [g, ic k' k', oh ow n], or without ``g`` if common."""
     m, channels, inputs, k, _ = weight.shape
     size, common = k + pool - 1, len(x) == 1
     positions = ((x.shape[2] - k + 1) // pool) * ((x.shape[3] - k + 1) // pool) * x.shape[-1]
     largest = max(channels * pool * pool, 0 if common else inputs * size * size)
     count = max(1, BLOCK // (positions * largest))
-    shared = _windows(x, size, pool)[0] if common else None
+    shared = _windows(x, size, pool, scratch)[0] if common else None
     for start in range(0, m, count):
         part = slice(start, start + count)
-        yield part, _windows(x[part], size, pool) if shared is None else shared
+        yield part, _windows(x[part], size, pool, scratch) if shared is None else shared
 
 
-def _windows(x: Tensor, size: int, stride: int) -> Tensor:
+def _windows(x: Tensor, size: int, stride: int, scratch: _Scratch) -> Tensor:
     """Square windows of ``size``, ``stride`` apart: [g c h w n] to [g (c size size) (oh ow n)]."""
     windows = x.unfold(2, size, stride).unfold(3, size, stride).permute(0, 1, 5, 6, 2, 3, 4)
-    return windows.reshape(len(x), x.shape[1] * size * size, -1)
+    return scratch("windows", windows.shape).copy_(windows).view(len(x), x.shape[1] * size * size, -1)
 
 
 def _overlapped(windows: Tensor, shape: torch.Size, positions: torch.Size, stride: int) -> Tensor:
@@ -136,10 +196,19 @@ def _kernels(rows: Tensor, weight: Tensor, pool: int) -> Tensor:
     return total
 
 
+def _squash(x: Tensor) -> None:
+    """Hyperbolic tangent in place, a few values at a time, so that what lies between is not written to memory."""
+    for part in x.split(1):
+        value = part.to(torch.float32, copy=True).mul_(2).sigmoid_()
+        part.copy_(value.mul_(2).sub_(1))
+
+
 class _Tanh(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor) -> Tensor:
-        return (2 * x.float()).sigmoid_().mul_(2).sub_(1).to(x.dtype)
+        result = x.clone(memory_format=torch.contiguous_format)
+        _squash(result)
+        return result
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:

@@ -164,7 +164,9 @@ def _multiplied(
     """All convolutions as products of matrices in the type of ``torch.autocast``; ``g`` is 1 for common images."""
     x = images.to(torch.get_autocast_dtype("cpu")).movedim(1, -1)
     for i, pool in enumerate(f.pool):
-        x = _active(pooled_convolution(x, tensors[f"convs.{i}.weight"], tensors[f"convs.{i}.bias"], pool), f.activation)
+        squash, (weight, bias) = f.activation == "tanh", (tensors[f"convs.{i}.{part}"] for part in ("weight", "bias"))
+        x = pooled_convolution(x, weight, bias, pool, squash)
+        x = x if squash else _active(x, f.activation)
     return x.flatten(1, 3).mT.float()
 
 

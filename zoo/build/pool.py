@@ -12,6 +12,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from zoo.build.engines import Groups, cores, describe, failed, received, work
+from zoo.build.memory import keep_freed_memory
 from zoo.build.registry import Member, Recipe, make_recipe
 from zoo.errors import WeightgenError
 
@@ -83,6 +84,7 @@ def run_pool(
 def _serve(line: Connection, resolved: dict[str, Any], threads: int) -> None:
     """What a process of the pool does: make the recipe, then train one group after the other until told to stop."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which then stops this process
+    keep_freed_memory()
     import torch
 
     torch.set_num_threads(threads)
