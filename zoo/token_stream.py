@@ -7,6 +7,7 @@ range when they are scaled) is carried beside them untouched. Nothing is dropped
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -17,9 +18,8 @@ from torch import Tensor
 
 from zoo.types import TensorSpec, Tokens
 
-PIECE = 1 << 15
-"""Values in a piece: it stays in the cache between encoding and decoding, and torch does not hand so few values to
-several threads, which costs more than the arithmetic where processors are shared."""
+PIECE = 1 << 20
+"""Values in a piece: so many that Python's own time does not count, so few that memory does not."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,20 +86,25 @@ def cut(rows: int, columns: int, width: int, size: int) -> Iterator[tuple[int, i
 
 
 def to_tokens(flat: Float[Tensor, "r c"], width: int, scale: float) -> tuple[Float[Tensor, "t d"], bool]:
-    """Tokens of some rows, and whether they hold every value exactly."""
+    """Tokens of some rows, and whether they hold every value exactly; ``scale`` is a power of two."""
     source = flat.float()
     scaled = source / scale
-    exact = torch.equal(scaled * scale, source)
+    # Values that become larger keep every bit if they stay finite, which a sum shows in one pass over them.
+    exact = (scale <= 1 and math.isfinite(scaled.sum().item())) or torch.equal(scaled * scale, source)
     if missing := -flat.shape[1] % width:
         scaled = F.pad(scaled, (0, missing))
     return scaled.reshape(-1, width), exact
 
 
-def from_tokens(piece: Piece, scale: float, dtype: torch.dtype) -> Tensor:
-    """The values of a piece, in a row."""
+def from_tokens(piece: Piece, scale: float, out: Tensor) -> None:
+    """Write the values of a piece, in a row, to ``out``; one without tokens or with carried values as they are."""
     if piece.carried is not None:
-        return piece.carried.reshape(-1)
-    grid = piece.values.reshape(piece.rows, -1)
+        out.view(piece.carried.shape).copy_(piece.carried)
+        return
+    grid = piece.values.view(piece.rows, -1)
     if grid.shape[1] != piece.columns:
         grid = grid[:, : piece.columns]
-    return (grid * scale).to(dtype).reshape(-1)
+    if out.dtype == torch.float32:
+        torch.mul(grid, scale, out=out.view(grid.shape))
+    else:
+        out.view(grid.shape).copy_(grid * scale)

@@ -12,7 +12,7 @@ float32 (1e-38 to 3e38). Statistics that need rounding (means) belong to the cod
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -257,12 +257,16 @@ class Tokenizer:
         if waiting:
             raise UsageError(f"the tensor {next(iter(waiting))!r} of the layout was not given")
 
-    def decode_stream(self, pieces: Iterable[Piece], layout: Layout) -> Iterator[tuple[TensorSpec, int, Tensor]]:
+    def decode_stream(
+        self, pieces: Iterable[Piece], layout: Layout, *, into: Callable[[TensorSpec], Tensor] | None = None
+    ) -> Iterator[tuple[TensorSpec, int, Tensor]]:
         """Exact inverse of ``encode_stream``.
 
         Args:
             pieces: in the order in which they were made.
             layout: names and shapes.
+            into: gives the memory for a tensor, contiguous and of its element type and shape, when its first piece
+                comes; values are written there. By default every piece has memory of its own.
 
         Yields:
             Tensor, position of the first value in it, and values in a row, of the element type of the tensor. Empty
@@ -273,17 +277,27 @@ class Tokenizer:
         """
         expected = {spec.name: spec for spec in layout.tensors}
         done: dict[str, int] = {}
+        spec, known, columns, scale, whole = None, False, 0, 1.0, torch.empty(0)
         for piece in pieces:
-            spec = expected.get(piece.spec.name)
-            start = piece.row * _rows(piece.spec)[1] + piece.chunk * self.width
-            if spec is None or spec != piece.spec or done.get(spec.name, 0) != start:
+            if piece.spec is not spec:
+                spec, known = piece.spec, piece.spec == expected.get(piece.spec.name)
+                columns, scale = _rows(spec)[1], self._scale(spec) if known and spec.dtype in EXACT_DTYPES else 1.0
+            start = piece.row * columns + piece.chunk * self.width
+            if not known or done.get(spec.name, 0) != start:
                 raise UsageError(f"the piece of tensor {piece.spec.name!r} at value {start} is not expected")
-            held = spec.dtype in EXACT_DTYPES and piece.carried is None
-            dtype = TORCH_DTYPES[spec.dtype] if held else torch.float32
-            values = from_tokens(piece, self._scale(spec) if held else 1.0, dtype)
-            if len(values) != piece.rows * piece.columns:
-                raise UsageError(f"a piece of tensor {spec.name!r} has {len(values)} values")
-            done[spec.name] = start + len(values)
+            count = piece.rows * piece.columns
+            tokens = piece.rows * -(-piece.columns // self.width)
+            if piece.carried is None and piece.values.shape != (tokens, self.width):
+                raise UsageError(f"a piece of tensor {spec.name!r} has {len(piece.values)} tokens, not {tokens}")
+            if into is None:
+                dtype = TORCH_DTYPES[spec.dtype] if piece.carried is None else piece.carried.dtype
+                values = torch.empty(count, dtype=dtype)
+            else:
+                if start == 0:
+                    whole = into(spec).view(-1)
+                values = whole[start : start + count]
+            from_tokens(piece, scale, values)
+            done[spec.name] = start + count
             yield spec, start, values
         for spec in layout.tensors:
             if done.get(spec.name) != spec.numel:

@@ -49,10 +49,20 @@ class SubsetConfig(StrictConfig):
 
 
 class NetworkConfig(StrictConfig):
-    """A multi-layer perceptron; inputs and outputs follow from the data."""
+    """A multi-layer perceptron, or several of different shapes; inputs and outputs follow from the data."""
 
-    hidden: list[int] = Field(default=[16], min_length=1)
+    hidden: list[int] | list[list[int]] = Field(
+        default=[16], min_length=1, description="sizes, or a list of such lists"
+    )
     activation: Literal["tanh", "relu", "gelu"] = "tanh"
+
+    @property
+    def shapes(self) -> dict[str, list[int]]:
+        """Sizes of the hidden layers of each network, by the part of a lineage that tells them apart."""
+        several = [sizes for sizes in self.hidden if isinstance(sizes, list)]
+        if not several:
+            return {"": [size for size in self.hidden if isinstance(size, int)]}
+        return {f"{'-'.join(map(str, sizes)) or 'linear'}/": sizes for sizes in several}
 
 
 class ClassSubsetsConfig(StrictConfig):
@@ -83,12 +93,13 @@ class ClassSubsets(Recipe):
             )
         self._tasks = {task.name: task for task in self._make_tasks()}
 
-    @property
-    def architecture(self) -> Architecture:
-        """The network that every member has."""
-        network = self.config.network
-        sizes = [self.data.x[0].numel(), *network.hidden, self.config.tasks.classes]
-        return {"family": "mlp", "sizes": sizes, "activation": network.activation}
+    def architectures(self) -> dict[str, Architecture]:
+        """The networks that are trained on every task, by the part of a lineage that tells them apart."""
+        network, (inputs, classes) = self.config.network, (self.data.x[0].numel(), self.config.tasks.classes)
+        return {
+            name: {"family": "mlp", "sizes": [inputs, *sizes, classes], "activation": network.activation}
+            for name, sizes in network.shapes.items()
+        }
 
     def _make_tasks(self) -> Iterator[Task]:
         names = self.data.class_names
@@ -114,21 +125,27 @@ class ClassSubsets(Recipe):
         return list(self._tasks.values())
 
     def members(self) -> Sequence[MemberName]:
-        """Pairs of lineage and task: ``<task>/seed<k>``."""
-        return [(f"{name}/seed{k}", name) for name in self._tasks for k in range(self.config.members_per_task)]
+        """Pairs of lineage and task: ``<task>/seed<k>``, with several networks ``<task>/<sizes>/seed<k>``."""
+        count = range(self.config.members_per_task)
+        return [
+            (f"{name}/{shape}seed{k}", name) for shape in self.architectures() for name in self._tasks for k in count
+        ]
 
     def train(self, members: Sequence[MemberName]) -> Iterator[Member]:
         """Train the given members together; each is the same whatever its neighbours are."""
         with torch_threads(1):
-            yield from self._train(members)
+            for shape, architecture in self.architectures().items():
+                alike = [(lineage, name) for lineage, name in members if lineage.startswith(f"{name}/{shape}seed")]
+                if alike:
+                    yield from self._train(alike, architecture)
 
-    def _train(self, members: Sequence[MemberName]) -> Iterator[Member]:
+    def _train(self, members: Sequence[MemberName], architecture: Architecture) -> Iterator[Member]:
         names = {name for _, name in members}
         selected = {name: TaskData.select(self.data.tensors(), self._tasks[name].classes) for name in names}
         views = [selected[name] for _, name in members]
         steps = self._steps()
         stacked = train_many(
-            self.architecture,
+            architecture,
             [v.stored(TRAIN)[0] for v in views],
             [v.stored(TRAIN)[1] for v in views],
             [seed_of(self.config.seed, lineage) for lineage, _ in members],
@@ -137,12 +154,12 @@ class ClassSubsets(Recipe):
         )
         scores = {
             f"{label}_accuracy": accuracies(
-                self.architecture, stacked, [v.stored(p)[0] for v in views], [v.stored(p)[1] for v in views]
+                architecture, stacked, [v.stored(p)[0] for v in views], [v.stored(p)[1] for v in views]
             )
             for label, p in (("train", TRAIN), ("val", VAL))
         }
         tasks, lineages = [self._tasks[name] for _, name in members], [lineage for lineage, _ in members]
-        return unstacked(tasks, lineages, stacked, scores, self.architecture)
+        return unstacked(tasks, lineages, stacked, scores, architecture)
 
     def _steps(self) -> int:
         """Updates of every member: epochs over the mean size of a task, the same for all."""
