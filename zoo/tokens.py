@@ -277,10 +277,11 @@ class Tokenizer:
         """
         expected = {spec.name: spec for spec in layout.tensors}
         done: dict[str, int] = {}
-        spec, known, columns, scale, whole = None, False, 0, 1.0, torch.empty(0)
+        last, known, columns, scale, whole = None, False, 0, 1.0, torch.empty(0)
         for piece in pieces:
-            if piece.spec is not spec:
-                spec, known = piece.spec, piece.spec == expected.get(piece.spec.name)
+            spec = piece.spec
+            if spec is not last:
+                last, known = spec, spec == expected.get(spec.name)
                 columns, scale = _rows(spec)[1], self._scale(spec) if known and spec.dtype in EXACT_DTYPES else 1.0
             start = piece.row * columns + piece.chunk * self.width
             if not known or done.get(spec.name, 0) != start:
