@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tests.fixtures import tiny_config
 from weightgen.codecs.quantisers import NO_CODE
+from weightgen.conditioners.joint import ConditionTokens
 from weightgen.generators.igpg import IGPG, IGPGConfig
 from weightgen.generators.prior import draw, windows
 from weightgen.training_data import TrainingData
@@ -103,11 +104,14 @@ def test_cached_writing_is_what_the_model_believes(family: str, context: int, ov
 
 @pytest.mark.parametrize("guidance", [0.0, 1.0, 3.0])
 def test_guidance(guidance: float, data: TrainingData) -> None:
-    generator = make(data, f"sampling={{guidance: {guidance}}}")
+    settings = f"sampling={{guidance: {guidance}, temperature: 2.0}}"
+    generator = make(data, settings)
     layout = data.problem.forms[0].layout
     one, two = (generator.write(known(data, [t]), layout, torch.Generator().manual_seed(0)) for t in (0, 1))
     assert one.equal(two) == (guidance == 0), "without guidance the condition must have no influence"
-    plain = make(data).write(known(data, [0]), layout, torch.Generator().manual_seed(0))
+    plain = make(data, settings.replace(str(guidance), "1.0")).write(
+        known(data, [0]), layout, torch.Generator().manual_seed(0)
+    )
     assert one.equal(plain) == (guidance == 1)
 
 
@@ -222,3 +226,34 @@ def test_words_say_which_network_is_wanted(data: TrainingData) -> None:
 def test_settings_that_do_not_fit_are_refused(override: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         tiny_config("igpg", override)
+
+
+def test_the_refinement_is_bounded_and_knows_the_condition(data: TrainingData) -> None:
+    generator = make(data, "refine={depth: 1, reach: 0.5}")
+    assert generator.refine is not None
+    layout, line = data.problem.forms[0].layout, generator.line(data.problem.forms[0].layout)
+    words = generator.words(data.held[0].val.values[:1], layout)
+    one, other = (generator.conditioner(known(data, [task])) for task in (0, 1))
+    assert generator.read(words, layout, one).equal(generator.read(words, layout)), "nothing before it is trained"
+    for parameter in generator.refine.parameters():
+        parameter.data += 0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0))
+    vectors = generator.prior.vectors[words]
+    refined = generator.refine(vectors, generator.prior.embed(words, vectors, line, one), one)
+    assert 0.1 < (refined - vectors).abs().max() < 0.5 + 1e-5
+    assert not generator.read(words, layout, one).equal(generator.read(words, layout, other))
+    alone = ConditionTokens(one.tokens.repeat(1, 2, 1), torch.arange(2 * one.tokens.shape[1])[None] < one.classes, 2)
+    assert generator.read(words, layout, alone).allclose(generator.read(words, layout, one), atol=1e-5), "masked tokens"
+
+
+def test_the_behavioural_stage_trains_words_and_refinement(data: TrainingData) -> None:
+    generator = make(data, "refine={depth: 1}")
+    assert generator.refine is not None
+    generator.refine.out.weight.data += 0.1
+    stage = next(stage for stage in generator.stages() if stage.name == "behaviour")
+    assert generator.refine in stage.trains
+    for part in stage.trains:
+        part.requires_grad_(True)
+    stage.loss(data.batch(stage, 0)).total.backward()
+    for parameter in (generator.refine.out.weight, generator.refine.body.layers[0].linear1.weight):
+        assert parameter.grad is not None
+        assert parameter.grad.abs().sum() > 0

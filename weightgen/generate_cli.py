@@ -45,6 +45,12 @@ def generate(
     finetune: Annotated[
         int, typer.Option("--finetune", min=0, metavar="STEPS", help="Train on the labelled examples afterwards.")
     ] = 0,
+    instruction: Annotated[
+        str | None, typer.Option("--instruction", metavar="TEXT", help="Which network is wanted, in words.")
+    ] = None,
+    architecture: Annotated[
+        str | None, typer.Option("--architecture", metavar="FILE|JSON", help="Which network is wanted, exactly.")
+    ] = None,
     n: Annotated[int, typer.Option("--n", "-n", min=1, help="How many.")] = 1,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Same seed, same weights.")] = 0,
     as_json: Json = False,
@@ -69,6 +75,8 @@ def generate(
             use_examples=use_examples,
             use_labels=use_labels,
             finetune=finetune,
+            instruction=instruction,
+            architecture=architecture,
         )
 
     return run_job(job, as_json)

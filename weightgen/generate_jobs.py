@@ -22,6 +22,8 @@ def generate(
     use_examples: int = 0,
     use_labels: int = 0,
     finetune: int = 0,
+    instruction: str | None = None,
+    architecture: str | None = None,
 ) -> GenerateResult | AdapterResult:
     """Generate weights for a task without training: adapters from words, networks from labelled examples.
 
@@ -43,6 +45,8 @@ def generate(
         use_examples: texts of the task file to use without their labels.
         use_labels: examples of each label of the task file to use with their labels, to measure and to fine-tune on.
         finetune: steps of training on the labelled examples afterwards; the curve is kept.
+        instruction: which network is wanted, in words; the layout follows from it unless ``architecture`` is given.
+        architecture: JSON object that says which network is wanted, or a file that holds one.
 
     Returns:
         The files, and how well each result fits the labelled examples.
@@ -60,11 +64,16 @@ def generate(
     text_encoder = read_config(folder)["config"].get("text_encoder")
     words = bool(description or labels or task)
     if text_encoder is None or (data is not None and Path(data).suffix == ".npz"):
-        from weightgen.generate.networks import generate_networks
+        from weightgen.generate.networks import Wish, generate_networks
 
         if words or data is None:
             raise UsageError(f"the generator {folder} writes networks from labelled examples", "give them with --data")
-        return generate_networks(folder, Path(data), Path(out), n, seed, finetune)
+        return generate_networks(folder, Path(data), Path(out), n, seed, finetune, Wish(instruction, architecture))
+    if instruction is not None or architecture is not None:
+        raise UsageError(
+            f"{folder} writes adapters here, their layout is fixed",
+            "leave --instruction and --architecture out, or give labelled examples in an .npz file",
+        )
     from weightgen.generate.adapters import generate_adapters
     from weightgen.generate.task import given_task
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float
@@ -40,6 +40,17 @@ def _skeleton(text: str) -> nn.Module:
 def skeleton(architecture: Architecture) -> nn.Module:
     """Return a module without storage that ``functional_call`` can fill; one a distinct architecture is kept."""
     return _skeleton(json.dumps(dict(architecture), sort_keys=True))
+
+
+def takes(architecture: Architecture, shape: Sequence[int]) -> bool:
+    """Whether a network can be run on examples of a shape; nothing is computed."""
+    module = skeleton(architecture)
+    try:
+        with torch.no_grad():
+            module(torch.zeros(1, *shape, device="meta"))
+    except RuntimeError:
+        return False
+    return True
 
 
 def logits(

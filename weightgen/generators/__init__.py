@@ -24,7 +24,7 @@ from zoo.architectures import family
 from zoo.build.encoder import TextEncoder
 from zoo.config import StrictConfig
 from zoo.errors import UsageError
-from zoo.networks import architecture_of
+from zoo.networks import architecture_of, takes
 from zoo.tokens import Tokenizer
 from zoo.types import Layout, Weights
 
@@ -38,6 +38,9 @@ class StageConfig(StrictConfig):
     weight_decay: float = Field(default=0.01, ge=0)
     clip: float = Field(default=1.0, gt=0, description="largest gradient norm")
     ema: float = Field(default=0.99, ge=0, lt=1, description="decay of the averaged weights that the stage ends with")
+    checks: int = Field(
+        default=0, ge=0, description="how often validation accuracy is measured on the way, to keep the best weights"
+    )
 
 
 class GeneratorConfig(StrictConfig):
@@ -254,8 +257,28 @@ class Generator(nn.Module, abc.ABC):
         return forms[0].layout
 
     def writes(self, layout: Layout) -> bool:
-        """Whether networks of a layout can be written; by default those that were learned from."""
-        return self.problem.form(layout) is not None
+        """Whether networks of a layout can be written.
+
+        By default those that were learned from, and others that are made of the same parts: networks of a family,
+        for the same inputs, whose tensors have no role that is new.
+        """
+        return self.problem.form(layout) is not None or self.input_shape(layout) is not None
+
+    def input_shape(self, layout: Layout) -> tuple[int, ...] | None:
+        """Shape of the examples of a network of a layout, or ``None`` if it has other parts than those learned from."""
+        if (own := self.problem.form(layout)) is not None:
+            return own.input_shape
+        if layout.config.get("architecture") is None or {s.role for s in layout.tensors} - {
+            *self.problem.tokenizer.roles
+        }:
+            return None
+        architecture = architecture_of(layout)
+        for form in self.problem.forms:
+            same = (form.layout.kind, form.layout.base_model) == (layout.kind, layout.base_model)
+            like = form.layout.config.get("architecture", {})
+            if same and like.get("family") == architecture["family"] and takes(architecture, form.input_shape):
+                return form.input_shape
+        return None
 
     @torch.no_grad()
     def networks(self, condition: Condition, layout: Layout, seed: int, candidates: int = 1) -> dict[str, Tensor]:

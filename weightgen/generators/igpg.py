@@ -20,11 +20,16 @@ from torch import Tensor
 from weightgen.codecs.vq import VQ, VQConfig
 from weightgen.conditioners.joint import ConditionEncoder, ConditionerConfig, ConditionTokens
 from weightgen.generators import Generator, GeneratorConfig, Problem, Stage, StageConfig, TokenSet, register_generator
+from weightgen.generators.announce import AnnounceConfig, Announcer, Shape, announced, phrase
 from weightgen.generators.line import Line, Vocabulary
 from weightgen.generators.prior import Prior, PriorConfig, SamplingConfig, draw, windows
+from weightgen.generators.refine import RefineConfig, Refinement
 from weightgen.nn import check_heads
-from weightgen.types import Batch, Condition, Loss
+from weightgen.types import Batch, Condition, LabelledTexts, Loss
+from zoo.build.encoder import TextEncoder
 from zoo.config import StrictConfig
+from zoo.errors import UsageError
+from zoo.networks import architecture_of
 from zoo.seeds import seed_of
 from zoo.types import Layout
 
@@ -42,6 +47,7 @@ class BehaviourConfig(StrictConfig):
 class StagesConfig(StrictConfig):
     """Optimisation of each stage; the codec has one only with an autoencoder."""
 
+    announce: StageConfig = StageConfig(steps=0, lr=3e-3)
     codec: StageConfig = StageConfig()
     prior: StageConfig = StageConfig()
     behaviour: StageConfig = StageConfig()
@@ -57,6 +63,8 @@ class IGPGConfig(GeneratorConfig):
     heads: int = Field(default=4, ge=1)
     prior: PriorConfig = PriorConfig()
     sampling: SamplingConfig = SamplingConfig()
+    refine: RefineConfig = RefineConfig()
+    announce: AnnounceConfig = AnnounceConfig()
     behaviour: BehaviourConfig = BehaviourConfig()
     stages: StagesConfig = StagesConfig()
 
@@ -93,12 +101,31 @@ class IGPG(Generator):
             len(self.codec.vocabulary),
             config.codec.group,
         )
+        refine = config.refine
+        self.refine = Refinement(refine, config.width, config.heads, config.codec.group) if refine.depth else None
+        self.announcer = self._make_announcer()
+        self._instructions: tuple[Float[Tensor, "n e"], list[Shape]] | None = None
+        self._encoder: TextEncoder | None = None
         self.register_buffer("fitted", torch.zeros((), dtype=torch.bool))
         self._lines: dict[str, Line] = {}
 
+    def _make_announcer(self) -> Announcer | None:
+        """For networks of one kind that are asked for in words: what they are made of is a few numbers."""
+        made = [form.layout.config.get("architecture", {}) for form in self.problem.forms]
+        told = "architecture" in self.config.conditioner.parts and self.config.stages.announce.steps > 0
+        if not told or any(one.get("family") != "mlp" for one in made):
+            return None
+        activations = sorted({one["activation"] for one in made})
+        return Announcer(self.config.announce, activations, self.problem.text_size)
+
+    def attach(self, encoder: TextEncoder, tasks: Sequence[LabelledTexts] = ()) -> None:
+        """Keep the encoder for the instructions that announcements are learned from."""
+        self._encoder = encoder
+
     def stages(self) -> Sequence[Stage]:
-        """Codec, if it has parameters; prior; behaviour."""
+        """Codec, if it has parameters; prior; behaviour; announcements, if there are any."""
         stages, learned = self.config.stages, (self.prior, self.conditioner)
+        refined = learned if self.refine is None else (*learned, self.refine)
         codec = Stage("codec", stages.codec, self._codec_loss, (self.codec,), judged_by="reconstruct")
         return (
             *([] if self.config.codec.autoencoder == "none" else [codec]),
@@ -107,9 +134,14 @@ class IGPG(Generator):
                 "behaviour",
                 stages.behaviour,
                 self._behaviour_loss,
-                learned,
+                refined,
                 condition=True,
                 queries=self.config.behaviour.queries,
+            ),
+            *(
+                []
+                if self.announcer is None
+                else [Stage("announce", stages.announce, self._announce_loss, (self.announcer,))]
             ),
         )
 
@@ -125,8 +157,37 @@ class IGPG(Generator):
             )
             self.fitted.fill_(True)
             self._lines.clear()
+        if stage == "announce":
+            self._instructions = self._texts()
         if stage != "codec":
             self.prior.vectors.copy_(self.vocabulary.vectors(self.codec))
+
+    def _texts(self) -> tuple[Float[Tensor, "n e"], list[Shape]]:
+        """Instructions to learn announcements from: as vectors, and the networks that they ask for."""
+        assert self.announcer is not None
+        assert self._encoder is not None
+        config, rng = self.config.announce, torch.Generator().manual_seed(seed_of(self.config.seed, "instructions"))
+        shapes, forms = self.announcer.random(config.texts, rng), self.problem.forms
+        texts = []
+        for shape in shapes:
+            form = forms[int(torch.randint(len(forms), (), generator=rng))]
+            classes = int(architecture_of(form.layout)["sizes"][-1])
+            texts.append(phrase(shape, form.input_shape, classes, config, rng))
+        return self._encoder.encode(texts), shapes
+
+    def layout_for(self, condition: Condition) -> Layout:
+        """The layout that an instruction asks for, with the inputs and classes of the examples.
+
+        Raises:
+            UsageError: if there is no instruction, or none was learned from, and several layouts were.
+        """
+        if self.announcer is None or condition.architecture is None or condition.examples is None:
+            return super().layout_for(condition)
+        if len(condition) != 1:
+            raise UsageError(f"one task is needed, the condition holds {len(condition)}")
+        shape = self.announcer.announce(condition.architecture.x[:, 0])[0]
+        x = condition.examples.x
+        return announced(shape, x.shape[3:], x.shape[1])
 
     def line(self, layout: Layout) -> Line:
         """Places of the words of a layout, where the parameters are.
@@ -146,9 +207,14 @@ class IGPG(Generator):
         frame = self.frame(layout)
         return self.vocabulary.words(self.codec.encode(values, frame.mask, frame.position), self.line(layout))
 
-    def read(self, words: Int[Tensor, "b n"], layout: Layout) -> Float[Tensor, "b t d"]:
-        """Tokens of the networks that words stand for."""
-        return self._decode(self.prior.vectors[words], layout, self.line(layout))
+    def read(
+        self, words: Int[Tensor, "b n"], layout: Layout, condition: ConditionTokens | None = None
+    ) -> Float[Tensor, "b t d"]:
+        """Tokens of the networks that words stand for; refined, if the generator does that and a condition is given."""
+        vectors, line = self.prior.vectors[words], self.line(layout)
+        if condition is not None:
+            vectors = self._refined(vectors, words, line, condition)
+        return self._decode(vectors, layout, line)
 
     def reconstruct(self, values: Float[Tensor, "b t d"], layout: Layout) -> Float[Tensor, "b t d"]:
         """Encode and decode."""
@@ -165,7 +231,7 @@ class IGPG(Generator):
         """
         line, encoded = self.line(layout), self.conditioner(condition)
         uniform = torch.rand(len(encoded.tokens), len(line), generator=generator).to(encoded.tokens.device)
-        return self.read(self.prior.write(line, encoded, uniform, self.config.sampling), layout)
+        return self.read(self.prior.write(line, encoded, uniform, self.config.sampling), layout, encoded)
 
     @torch.no_grad()
     def fill(
@@ -193,7 +259,7 @@ class IGPG(Generator):
         known = self.words(values * given[:, None], layout)[:, order[: int(given[line.token].sum())]]
         uniform = torch.rand(len(values), len(line), generator=generator).to(values.device)
         written = self.prior.write(line.reordered(order), encoded, uniform, self.config.sampling, known)
-        return torch.where(given[:, None], values, self.read(written[:, order.argsort()], layout))
+        return torch.where(given[:, None], values, self.read(written[:, order.argsort()], layout, encoded))
 
     @torch.no_grad()
     def score(self, values: Float[Tensor, "b t d"], condition: Condition, layout: Layout) -> Float[Tensor, " b"]:
@@ -212,6 +278,13 @@ class IGPG(Generator):
             total += nats.view(len(words), -1).sum(1)
         return total / len(line) / math.log(2)
 
+    def _refined(
+        self, vectors: Float[Tensor, "b n g"], words: Int[Tensor, "b n"], line: Line, condition: ConditionTokens
+    ) -> Float[Tensor, "b n g"]:
+        if self.refine is None:
+            return vectors
+        return self.refine(vectors, self.prior.embed(words, vectors, line, condition), condition)
+
     def _decode(self, vectors: Float[Tensor, "b n g"], layout: Layout, line: Line) -> Float[Tensor, "b t d"]:
         frame = self.frame(layout)
         joined = self.vocabulary.join(vectors, line, len(frame), len(self.codec.vocabulary))
@@ -224,6 +297,15 @@ class IGPG(Generator):
     def _condition(self, batch: Batch, generator: torch.Generator) -> ConditionTokens:
         assert batch.condition is not None
         return self.conditioner(batch.condition, generator)
+
+    def _announce_loss(self, batch: Batch) -> Loss:
+        """Cross-entropy of the shapes that random instructions ask for."""
+        assert self.announcer is not None
+        assert self._instructions is not None
+        vectors, shapes = self._instructions
+        pick = torch.randint(len(shapes), (len(batch.values),), generator=batch.generator())
+        nats = self.announcer.loss(vectors[pick].to(batch.values.device), [shapes[i] for i in pick.tolist()])
+        return Loss(nats, {"nats": nats.detach()})
 
     def _prior_loss(self, batch: Batch) -> Loss:
         """Cross-entropy of the words of trained networks, with some conditions dropped."""
@@ -259,8 +341,9 @@ class IGPG(Generator):
                 draft = draw(self.prior(draft, line, condition) / sampling.temperature, uniform)
         logits = self.prior(draft, line, condition)
         mean = (logits / config.softness).softmax(-1) @ self.prior.vectors
-        hard = self.prior.vectors[draw(logits.detach() / sampling.temperature, uniform)]
-        values = self._decode(hard + mean - mean.detach(), batch.layout, line)
+        words_drawn = draw(logits.detach() / sampling.temperature, uniform)
+        vectors = self.prior.vectors[words_drawn] + mean - mean.detach()
+        values = self._decode(self._refined(vectors, words_drawn, line, condition), batch.layout, line)
         task = batch.queries.loss(self.problem.tokenizer.tensors(values, batch.layout)).mean()
         if not config.prior_weight:
             return Loss(task, {"task": task})

@@ -29,7 +29,7 @@ class Line:
         book: number of the codebook that it comes from.
         position: layer, role, row and chunk of its token.
         class_of: the class whose output weights it holds, or -1.
-        shape: rows and columns of its tensor, as logarithms to base 2.
+        shape: rows and columns of its tensor, as logarithms to base 2, and how many layers come after it.
     """
 
     token: Int[Tensor, " n"]
@@ -37,7 +37,7 @@ class Line:
     book: Int[Tensor, " n"]
     position: Int[Tensor, "n 4"]
     class_of: Int[Tensor, " n"]
-    shape: Float[Tensor, "n 2"]
+    shape: Float[Tensor, "n 3"]
 
     def __len__(self) -> int:
         return len(self.token)
@@ -56,13 +56,15 @@ class Line:
         return type(self)(*(getattr(self, name)[order] for name in self.__dataclass_fields__))
 
 
-def _shapes(frame: Frame) -> Float[Tensor, "t 2"]:
-    """Rows and columns of the tensor of every token, as logarithms."""
-    shape = torch.zeros(len(frame), 2, device=frame.mask.device)
+def _shapes(frame: Frame) -> Float[Tensor, "t 3"]:
+    """Rows and columns of the tensor of every token, as logarithms, and the number of layers after it."""
+    shape = torch.zeros(len(frame), 3, device=frame.mask.device)
+    last = frame.position[:, 0].max()
     for pair in frame.position[:, :2].unique(dim=0):
         here = (frame.position[:, :2] == pair).all(-1)
         rows = frame.position[here, 2].max() + 1
-        shape[here] = torch.stack([rows, frame.mask[here].sum() / rows]).log2().float()
+        columns = frame.mask[here].sum() / rows
+        shape[here] = torch.stack([rows.log2(), columns.log2(), (last - pair[0]).float()]).float()
     return shape
 
 

@@ -126,7 +126,7 @@ class Prior(nn.Module):
         self.position = PositionEmbedding(positions, width)
         self.slot = nn.Embedding(slots, width)
         nn.init.normal_(self.slot.weight, std=0.1)
-        self.shape = nn.Linear(2 * WAVES, width)
+        self.shape = nn.Linear(3 * WAVES, width)
         self.place = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
         self.before = nn.Linear(width, width, bias=False)
         self.of_class = nn.Linear(width, width)
@@ -204,6 +204,12 @@ class Prior(nn.Module):
                     logits = torch.where(bound.isinf(), bound, free + sampling.guidance * (bound - free))
                 words[:, i] = draw(warp(logits), uniform[:, i])
         return words
+
+    def embed(
+        self, words: Int[Tensor, "b n"], vectors: Float[Tensor, "b n g"], line: Line, condition: ConditionTokens
+    ) -> Float[Tensor, "b n h"]:
+        """Words, what they stand for, and where they stand."""
+        return self.word(words) + self.word_of_vector(vectors) + self._own(line, condition)
 
     def _own(self, line: Line, condition: ConditionTokens) -> Float[Tensor, "#b n h"]:
         """What is known of every place before its word is written: where it is, and its class."""

@@ -50,6 +50,17 @@ def layout(
     return Layout("dense", base_model, specs(tensors, parts), config)
 
 
+def layout_of(architecture: Mapping[str, Any]) -> Layout:
+    """Layout of a network that has no weights yet.
+
+    Raises:
+        UsageError: if the architecture cannot be built.
+    """
+    from zoo.networks import skeleton
+
+    return layout(skeleton(architecture).state_dict(), architecture=architecture)
+
+
 def from_state_dict(
     state: Mapping[str, Tensor], *, architecture: Mapping[str, Any] | None = None, base_model: str | None = None
 ) -> Weights:
