@@ -22,6 +22,7 @@ from weightgen.kit_cli import kit
 from weightgen.large_cli import explore
 from weightgen.options import Json, OutDir, Sets, ZooDir
 from weightgen.retrieve_cli import retrieve
+from weightgen.solve_cli import solve
 from weightgen.zoo_cli import zoo_app
 from zoo.errors import UsageError
 
@@ -38,6 +39,7 @@ app.command()(explore)
 app.command()(generate)
 app.command()(kit)
 app.command()(retrieve)
+app.command()(solve)
 
 Generator = Annotated[Path, typer.Option("--generator", metavar="DIR", help="Folder of a trained generator.")]
 

@@ -28,6 +28,7 @@ from weightgen.progress import Progress
 from weightgen.results import BuildResult, EvaluateResult, TrainResult
 from weightgen.retrieve_jobs import RetrieveResult as RetrieveResult
 from weightgen.retrieve_jobs import retrieve as retrieve
+from weightgen.solve_jobs import solve as solve
 from weightgen.zoo_results import (
     CollectedSource,
     CollectResult,

@@ -95,7 +95,7 @@ def generate_adapters(
         for i, (name, adapter) in enumerate(zip(names, adapters, strict=True)):
             (side / name).mkdir(exist_ok=True)
             one = {**about, "number": i, "given": scores[i], "curve": curves[i] if curves else None}
-            _write_checked(adapted, adapter, side / name, adapter_card(one), task)
+            write_checked(adapted, adapter, side / name, adapter_card(one), task)
             if n > 1:
                 _receipt(side / name, one, ("adapter_config.json", "adapter_model.safetensors", "README.md"))
         files = sorted(path.name for path in side.iterdir())
@@ -145,7 +145,7 @@ def _logits(encoder: TextEncoder, task: GivenTask) -> torch.Tensor:
 
 
 @torch.no_grad()
-def _write_checked(adapted: AdaptedEncoder, adapter: Weights, folder: Path, card: str, task: GivenTask) -> None:
+def write_checked(adapted: AdaptedEncoder, adapter: Weights, folder: Path, card: str, task: GivenTask) -> None:
     """Write one adapter, load it with PEFT, and compare what it computes."""
     from peft import PeftModel
 

@@ -65,6 +65,9 @@ def finetune_adapter(
     labels: Sequence[str],
     steps: int,
     seed: int,
+    *,
+    lr: float = ADAPTER_LR,
+    points: int = POINTS,
 ) -> tuple[Weights, list[dict[str, float]]]:
     """Train an adapter on labelled texts.
 
@@ -76,6 +79,8 @@ def finetune_adapter(
         labels: every label in words.
         steps: updates of AdamW with linear decay.
         seed: decides the order of the examples.
+        lr: first rate.
+        points: of the curve, the start aside; 0 for no curve.
 
     Returns:
         The trained adapter, and its loss on all of these examples after some of the steps.
@@ -84,23 +89,23 @@ def finetune_adapter(
     tokens = base.tokens(texts, base.config.train_tokens)
     label_tokens = base.tokens(labels, base.config.train_tokens)
     tensors = {name: value.detach().clone().float().requires_grad_() for name, value in weights.tensors.items()}
-    optimizer = torch.optim.AdamW(tensors.values(), lr=ADAPTER_LR, weight_decay=0.01)
+    optimizer = torch.optim.AdamW(tensors.values(), lr=lr, weight_decay=0.01)
     rng = torch.Generator().manual_seed(seed)
 
     def found(rows: Sequence[int]) -> Float[Tensor, "n c"]:
         vectors = encoder.embed([*(tokens[i] for i in rows), *label_tokens], tensors)
         return base.config.scale * vectors[: len(rows)] @ vectors[len(rows) :].T
 
-    keep, curve = set(_kept(steps)), []
+    keep, curve = set(_kept(steps, points)), []
     for step in range(steps + 1):
-        if step == 0 or step in keep:
+        if (points and step == 0) or step in keep:
             with torch.no_grad():
                 curve.append(_point(step, found(range(len(y))), y))
         if step == steps:
             break
         rows = torch.randperm(len(y), generator=rng)[:BATCH].tolist()
         for group in optimizer.param_groups:
-            group["lr"] = ADAPTER_LR * (1 - step / steps)
+            group["lr"] = lr * (1 - step / steps)
         loss = F.cross_entropy(found(rows), y[rows])
         optimizer.zero_grad()
         loss.backward()
@@ -109,9 +114,9 @@ def finetune_adapter(
     return Weights(weights.layout, {name: value.detach() for name, value in tensors.items()}), curve
 
 
-def _kept(steps: int) -> list[int]:
+def _kept(steps: int, points: int = POINTS) -> list[int]:
     """Updates after which the curve has a point; the last is one of them."""
-    return sorted({max(1, round(steps * i / POINTS)) for i in range(1, POINTS + 1)})
+    return sorted({max(1, round(steps * i / points)) for i in range(1, points + 1)})
 
 
 @torch.no_grad()

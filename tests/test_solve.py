@@ -1,0 +1,299 @@
+"""The portfolio: one budget, honest folds, the simplest within noise, and a result that loads."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModel
+
+from tests.fixtures import tiny_config
+from weightgen import cli, jobs
+from weightgen.generate.task import GivenTask
+from weightgen.solve import learn
+from weightgen.solve.base import Base
+from weightgen.solve.budget import Budget, Meter
+from weightgen.solve.candidates import BASE, Candidate
+from weightgen.solve.given import given_to_solve
+from weightgen.solve.journal import Journal
+from weightgen.solve.judge import Judge, blocks_of
+from weightgen.train import train_generator
+from weightgen.types import TaskText
+from zoo.build.encoder import EncoderConfig, TextEncoder
+from zoo.errors import UsageError
+from zoo.types import Weights
+from zoo.zoo import Zoo
+
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # among libraries
+
+
+@pytest.fixture(scope="module")
+def world(adapter_zoo: Path, text_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A zoo and a generator for the small encoder, and training that is over soon."""
+    zoo = tmp_path_factory.mktemp("solve") / "zoo"
+    shutil.copytree(adapter_zoo, zoo)
+    generator = zoo.with_name("prototype")
+    with Zoo.open(zoo) as opened:
+        train_generator(tiny_config("prototype", f"text_encoder={text_encoder}"), opened, generator)
+    return {"base": str(text_encoder), "encoder": str(text_encoder), "zoo": zoo, "generators": [generator]}
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(learn, "STEPS", ((1 << 30, 4),))
+    monkeypatch.setattr(learn, "ATLAS_STEPS", 2)
+    monkeypatch.setattr(learn, "EVALUATIONS", 4)
+
+
+def result_of(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "solve.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def solved(
+    world: dict[str, Any], text_tasks: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Any]:
+    out = tmp_path_factory.mktemp("solved") / "out"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(learn, "STEPS", ((1 << 30, 4),))
+        patch.setattr(learn, "ATLAS_STEPS", 2)
+        patch.setattr(learn, "EVALUATIONS", 4)
+        return out, jobs.solve(task=text_tasks["actions"], use_labels=4, out=out, budget="500steps", **world)
+
+
+def test_the_folder_holds_an_adapter_that_peft_loads_a_card_and_every_candidate(
+    solved: tuple[Path, Any], text_encoder: Path
+) -> None:
+    out, result = solved
+    PeftModel.from_pretrained(AutoModel.from_pretrained(text_encoder), str(out))
+    report = result_of(out)
+    assert report == result.report
+    rows = {row["name"]: row for row in report["candidates"]}
+    wanted = {"base", "retrieved-1", "mean-near", "sum-near", "generated-prototype", "trained", "atlas", "lorahub"}
+    assert wanted <= rows.keys()
+    assert {row["way"] for row in rows.values()} >= {"base", "static", "finetuned", "generated_texts"}
+    assert [row["fate"] for row in rows.values()].count("chosen") == 1
+    assert rows["base"]["examples"] == 16
+    assert all(row["examples"] in (0, 4, 8, 16) for row in rows.values())
+    assert rows[report["verdict"]["choice"]]["examples"] == 16
+    assert report["controls"]["always the most frequent label"] == pytest.approx(0.1)
+    assert 0 < report["cost"]["steps"] <= 500
+    card = (out / "README.md").read_text()
+    assert report["verdict"]["sentence"] in card
+    assert all(name in card for name in rows)
+    assert report["verdict"]["sentence"] in result.summary()
+
+
+def test_a_budget_in_steps_gives_the_same_result_again_and_replaces_the_old_one(
+    solved: tuple[Path, Any], world: dict[str, Any], text_tasks: dict[str, Path], tmp_path: Path
+) -> None:
+    first, again = solved[0], tmp_path / "out"
+    for _ in range(2):
+        jobs.solve(task=text_tasks["actions"], use_labels=4, out=again, budget="500steps", **world)
+    name = "adapter_model.safetensors"
+    assert (first / name).read_bytes() == (again / name).read_bytes()
+    one, two = result_of(first), result_of(again)
+    assert one["candidates"] == two["candidates"]
+    assert one["cost"]["steps"] == two["cost"]["steps"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_an_interrupted_search_leaves_nothing_half_written_and_goes_on(
+    solved: tuple[Path, Any], world: dict[str, Any], text_tasks: dict[str, Path], tmp_path: Path
+) -> None:
+    out, stopped = tmp_path / "out", 0
+
+    def stop(stage: str, done: int, total: int) -> None:
+        nonlocal stopped
+        if stage.startswith("judge on 8 ") and done == 3:
+            stopped += 1
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        jobs.solve(task=text_tasks["actions"], use_labels=4, out=out, budget="500steps", progress=stop, **world)
+    assert stopped == 1
+    assert [path.name for path in tmp_path.iterdir()] == [".out.solve.json"]
+    spent = json.loads((tmp_path / ".out.solve.json").read_text())["steps"]
+    assert spent > 0
+    jobs.solve(task=text_tasks["actions"], use_labels=4, out=out, budget="500steps", **world)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    there, uninterrupted = result_of(out), result_of(solved[0])
+    assert there["candidates"] == uninterrupted["candidates"]
+    assert any("interrupted" in note for note in there["notes"])
+    name = "adapter_model.safetensors"
+    assert (out / name).read_bytes() == (solved[0] / name).read_bytes()
+
+
+def test_without_budget_the_base_is_returned_as_an_adapter_that_changes_nothing(
+    world: dict[str, Any], text_tasks: dict[str, Path], tmp_path: Path
+) -> None:
+    result = jobs.solve(task=text_tasks["animals"], use_labels=2, out=tmp_path / "out", budget="1steps", **world)
+    assert result.report["verdict"]["use_base"]
+    fates = {row["fate"] for row in result.report["candidates"] if row["way"] != "base"}
+    assert fates == {"the budget did not allow it"}
+    assert "Use the base instead" in (tmp_path / "out" / "README.md").read_text()
+    model = PeftModel.from_pretrained(AutoModel.from_pretrained(world["base"]), str(tmp_path / "out"))
+    ups = [value for name, value in model.named_parameters() if "lora_B" in name]
+    assert ups
+    assert all(not value.any() for value in ups)
+
+
+def write_record(path: Path, base: str, gains: dict[str, float]) -> Path:
+    """A track record of six tasks on which every way gained the same."""
+    ways = {way: {"0": {f"t{i}": 0.5 + gain for i in range(6)}} for way, gain in {"base": 0.0, **gains}.items()}
+    path.write_text(json.dumps({"base_model": base, "about": "six made-up tasks", "ways": ways}))
+    return path
+
+
+def test_without_labels_the_track_record_chooses_and_the_card_says_so(
+    world: dict[str, Any], text_tasks: dict[str, Path], tmp_path: Path
+) -> None:
+    record = write_record(tmp_path / "record.json", world["base"], {"mean_near": 0.1, "static": 0.1, "retrieved": -0.1})
+    result = jobs.solve(task=text_tasks["actions"], out=tmp_path / "out", record=record, **world)
+    verdict = result.report["verdict"]
+    assert (verdict["choice"], verdict["basis"]) == ("mean-near", "track record")  # as good as static, and simpler
+    assert "no labelled examples" in (tmp_path / "out" / "README.md").read_text()
+    rows = {row["name"]: row for row in result.report["candidates"]}
+    assert rows["sum-near"]["fate"] == "the track record does not know this way"
+    assert rows["mean-near"]["macro_f1"] is None
+
+
+def test_without_labels_and_without_a_record_nothing_is_known(
+    world: dict[str, Any], text_tasks: dict[str, Path], tmp_path: Path
+) -> None:
+    result = jobs.solve(task=text_tasks["actions"], out=tmp_path / "out", **world)
+    assert result.report["verdict"]["basis"] == "nothing"
+    assert result.report["verdict"]["use_base"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "cause"),
+    [
+        ({"description": "Which animal is it?"}, "labels of the task are not known"),
+        ({"task": "animals", "budget": "soon"}, "is no budget"),
+        ({"task": "animals", "data": "colours"}, "both name a task file"),
+        ({"task": "animals", "generators": ["tiny"]}, "writes networks"),
+        ({"data": Path("some.npz")}, "solve finds adapters"),
+    ],
+)
+def test_what_cannot_be_done_is_said(
+    arguments: dict[str, Any],
+    cause: str,
+    world: dict[str, Any],
+    text_tasks: dict[str, Path],
+    tiny_generator: Path,
+    tmp_path: Path,
+) -> None:
+    places: dict[str, Any] = {**text_tasks, "tiny": tiny_generator}
+    for key in ("task", "data"):
+        if key in arguments:
+            arguments[key] = places.get(str(arguments[key]), arguments[key])
+    if "generators" in arguments:
+        arguments["generators"] = [tiny_generator]
+    with pytest.raises(UsageError, match=cause):
+        jobs.solve(out=tmp_path / "out", **{**world, **arguments})
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_line_hands_everything_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+
+    def job(*given: Any, **named: Any) -> Any:
+        seen.append((given, named))
+        raise UsageError("enough")
+
+    monkeypatch.setattr(jobs, "solve", job)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["solve", "--description", "d", "--labels", "a, b", "--budget", "5steps", "--out", "o"])
+    assert stop.value.code == 2
+    (given, named) = seen[0]
+    assert given == ("d", None, None, Path("o"), "5steps")
+    assert named["labels"] == ("a", "b")
+
+
+def test_labelled_files_are_used_with_their_labels_and_words_alone_of_tasks(text_tasks: dict[str, Path]) -> None:
+    everything = given_to_solve(None, (), None, text_tasks["animals"], None, None, 0)
+    assert len(everything.y) >= 30
+    words = given_to_solve(None, (), text_tasks["animals"], None, None, None, 0)
+    assert len(words.y) == 0
+    assert words.text.texts == ()
+    few = given_to_solve(None, (), text_tasks["animals"], None, None, 2, 0)
+    assert few.text.texts == few.texts  # they serve as unlabelled texts too
+
+
+def judge_of(text_encoder: Path, count: int) -> tuple[Judge, GivenTask]:
+    texts = tuple(f"the cat {i}" for i in range(4 * count))
+    task = GivenTask("t", TaskText("d", ("a", "b", "c", "d")), texts, torch.arange(4).repeat(count))
+    journal = Journal(None, "", Budget(1e9, "steps"))
+    base = Base(TextEncoder(EncoderConfig(name=str(text_encoder))), task.text.labels, journal.meter)
+    return Judge(base, task, journal, 0), task
+
+
+@pytest.mark.parametrize(("count", "folds"), [(2, 4), (12, 2)])
+def test_what_learns_is_asked_only_about_examples_it_did_not_see(text_encoder: Path, count: int, folds: int) -> None:
+    judge, task = judge_of(text_encoder, count)
+    seen: list[set[int]] = []
+    fresh = judge.base.fresh(0)
+
+    def learns(rows: Any) -> Weights:
+        seen.append(set(rows))
+        return fresh
+
+    asked: list[list[str]] = []
+    ask: Callable[..., torch.Tensor] = judge.base.logits
+    judge.base.logits = lambda adapter, texts: (asked.append(list(texts)), ask(adapter, texts))[1]  # type: ignore[method-assign]
+    candidate = Candidate("learner", "atlas", "", learn=learns, cost=lambda n: 1.0)
+    judge.ask(candidate, range(2))
+    judge.ask(candidate, range(4))
+    assert len(judge.folds) == folds
+    position = {text: i for i, text in enumerate(task.texts)}
+    for known, texts in zip(seen, asked, strict=True):
+        rows = {position[text] for text in texts}
+        assert not known & rows
+        assert known | rows == set(range(len(task.texts)))
+    answers = judge.answers(candidate, range(4))
+    assert answers is not None
+    assert answers.shape == (len(task.texts), 4)
+    assert judge.cost(candidate, range(4)) == 0
+
+
+def test_blocks_share_labels_evenly() -> None:
+    y = torch.tensor([0] * 9 + [1] * 7)
+    blocks = blocks_of(y, 0)
+    assert sorted(row for block in blocks for row in block) == list(range(16))
+    assert {len(block) for block in blocks} == {4}
+    assert all(1 <= int(y[block].sum()) <= 2 for block in blocks)
+
+
+def test_budgets_and_what_they_allow() -> None:
+    assert Budget.parse("60s") == Budget(60, "seconds")
+    assert Budget.parse("2m") == Budget(120, "seconds")
+    assert Budget.parse("500steps") == Budget(500, "steps")
+    meter = Meter(Budget(10, "steps"))
+    with meter.paying(8):
+        pass
+    with pytest.raises(KeyboardInterrupt), meter.paying(1):
+        raise KeyboardInterrupt
+    assert meter.steps == 8
+    assert meter.allows(2)
+    assert not meter.allows(2.5)
+    assert not Meter(Budget(60, "seconds"), seconds=59).allows(0)
+
+
+def test_a_damaged_journal_is_not_used(tmp_path: Path) -> None:
+    path = tmp_path / "journal.json"
+    journal = Journal(path, "key", Budget(1, "steps"))
+    journal.put(BASE.name, 0, torch.ones(2, 3))
+    journal.save()
+    found = Journal(path, "key", Budget(1, "steps")).get(BASE.name, 0)
+    assert found is not None
+    assert found.shape == (2, 3)
+    assert Journal(path, "another", Budget(1, "steps")).get(BASE.name, 0) is None
+    path.write_text(path.read_text()[:-5])
+    assert not Journal(path, "key", Budget(1, "steps")).resumed

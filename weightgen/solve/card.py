@@ -1,0 +1,183 @@
+"""The verdict: every candidate with its score, its noise and its fate, as JSON and as a model card."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from weightgen import __version__
+from weightgen.generate.task import GivenTask
+from weightgen.solve.run import Solution
+from weightgen.solve.ways import LEVELS
+
+BASES_OF_CHOICE = {
+    "labels": "labelled examples, drawn to what the ways gained on other tasks",
+    "track record": "no labelled examples: what the ways gained on other tasks, and retrieval where it is calibrated",
+    "retrieval": "no labelled examples: calibrated retrieval alone",
+    "nothing": "no labelled examples, no calibrated scores, and no track record for this base",
+}
+
+
+def solve_report(solution: Solution, task: GivenTask, base_model: str, record_about: str | None) -> dict[str, Any]:
+    """Everything about a search, as JSON values."""
+    search, sources = solution.search, solution.sources
+    rows = []
+    for one in search.candidates:
+        last = search.last.get(one.name)
+        rows.append(
+            {
+                "name": one.name,
+                "way": one.way,
+                "level": one.level,
+                "about": one.about,
+                "learns_from_labels": one.kind.learned,
+                "examples": search.judged.get(one.name, 0),
+                "macro_f1": _rounded(last and last.macro_f1),
+                "interval": [_rounded(end) for end in last.interval] if last and last.interval else None,
+                "gain_over_base": _rounded(last and last.gain.value),
+                "noise": _rounded(last and last.gain.noise),
+                "probability": _rounded(one.probability),
+                "fate": _fate(one.name, solution),
+            }
+        )
+    return {
+        "weightgen": __version__,
+        "base_model": base_model,
+        "task": {
+            "name": task.name,
+            "description": task.text.description,
+            "labels": list(task.text.labels),
+            "unlabelled_texts": len(task.text.texts),
+            "labelled_texts": len(task.texts),
+        },
+        "verdict": {
+            "choice": solution.choice.name,
+            "way": solution.choice.way,
+            "about": solution.choice.about,
+            "use_base": solution.choice.way == "base",
+            "best": search.best.name,
+            "basis": solution.basis,
+            "basis_in_words": BASES_OF_CHOICE[solution.basis],
+            "sentence": _sentence(solution),
+        },
+        "order_of_simplicity": list(LEVELS),
+        "candidates": rows,
+        "controls": solution.controls,
+        "retrieval": {"about_scores": sources.about_scores, "calibrated": sources.calibrated},
+        "track_record": record_about,
+        "cost": solution.cost,
+        "notes": list(solution.notes),
+    }
+
+
+def _fate(name: str, solution: Solution) -> str:
+    if name == solution.choice.name:
+        return "chosen"
+    if name in solution.search.fate:
+        return solution.search.fate[name]
+    return "best, but not beyond noise" if name == solution.search.best.name else "judged to the end"
+
+
+def _sentence(solution: Solution) -> str:
+    search, choice = solution.search, solution.choice
+    if solution.basis == "nothing":
+        return "Use the base: nothing is known that could tell a better adapter. Give labelled examples."
+    last = search.last.get(choice.name)
+    if choice.way == "base":
+        if search.best.name == choice.name:
+            return "Use the base: nothing that was tried is better."
+        best = search.last[search.best.name]
+        return (
+            f"Use the base: {search.best.name}, the best, is estimated {_points(best.gain.value)} better, within "
+            f"the noise of {_points(best.gain.noise)}."
+        )
+    if last is None:
+        return f"{choice.about}: {100 * (choice.probability or 0):.0f} % likely to beat the base. It was not measured."
+    gain = f"estimated {_points(last.gain.value)} better than the base, give or take {_points(last.gain.noise)}"
+    if search.best.name == choice.name:
+        return f"{choice.about}: {gain}; nothing is better."
+    return f"{choice.about}: {gain}; the simplest within the noise of the best, {search.best.name}."
+
+
+def _points(value: float) -> str:
+    return f"{100 * value:.1f} points of macro-F1"
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
+
+
+def solve_card(report: Mapping[str, Any]) -> str:
+    """README of the result, from the report."""
+    task, verdict, cost = report["task"], report["verdict"], report["cost"]
+    labels = "\n".join(f"- {' '.join(label.split())}" for label in task["labels"])
+    front = ["---", f"base_model: {json.dumps(report['base_model'])}", "library_name: peft", "tags:", "  - weightgen"]
+    budget = f"{cost['budget']['amount']:g} {cost['budget']['unit']}"
+    advice = "\n**Use the base instead.** The adapter in this folder changes nothing.\n" if verdict["use_base"] else ""
+    lines = [f"| {' | '.join(_cells(row))} |" for row in report["candidates"]]
+    controls = [f"- {name}: {value}" for name, value in report["controls"].items()] or ["- none without labels"]
+    notes = [f"- {note}" for note in report["notes"]] or ["- none"]
+    return "\n".join(
+        [
+            *front,
+            "---",
+            "",
+            f"# {' '.join(task['description'].split()) or task['name']}",
+            advice,
+            verdict["sentence"],
+            "",
+            f"Chosen from {len(report['candidates'])} candidates on the ground of {verdict['basis_in_words']}.",
+            "",
+            labels,
+            "",
+            "## Candidates",
+            "",
+            f"Macro-F1 on {task['labelled_texts']} labelled examples; those that learn from them are judged on folds",
+            "that they did not see. Gain is over the base in points, drawn to what the way gained on other tasks; ± is",
+            f"its standard error. Simplicity: {' < '.join(report['order_of_simplicity'])}.",
+            "",
+            "| candidate | what | examples | macro-F1, % | gain | |",
+            "|---|---|---|---|---|---|",
+            *lines,
+            "",
+            "## Controls",
+            "",
+            *controls,
+            "",
+            "## Cost",
+            "",
+            f"Budget {budget}; spent {cost['steps']:g} steps, {cost['seconds']:.1f} s, "
+            f"peak memory {cost['peak_memory_mib']} MiB.",
+            "",
+            "## Notes",
+            "",
+            f"- retrieval: {report['retrieval']['about_scores']}",
+            f"- track record: {report['track_record'] or 'none for this base'}",
+            *notes,
+            "",
+            "## Use",
+            "",
+            "There is no head: the adapted encoder embeds text and labels (mean pooling, unit length), and the nearest",
+            "label wins.",
+            "",
+            "```python",
+            "from peft import PeftModel",
+            "from transformers import AutoModel",
+            "",
+            f"base = AutoModel.from_pretrained({json.dumps(report['base_model'])})",
+            'model = PeftModel.from_pretrained(base, "path/of/this/folder")',
+            "```",
+            "",
+        ]
+    )
+
+
+def _cells(row: Mapping[str, Any]) -> list[str]:
+    score = gain = ""
+    if row["macro_f1"] is not None:
+        score = f"{100 * row['macro_f1']:.1f} [{100 * row['interval'][0]:.1f}, {100 * row['interval'][1]:.1f}]"
+    if row["gain_over_base"] is not None and row["way"] != "base":
+        gain = f"{100 * row['gain_over_base']:+.1f} ± {100 * row['noise']:.1f}"
+    name = f"**{row['name']}**" if row["fate"] == "chosen" else row["name"]
+    return [name, row["about"].replace("|", "/"), str(row["examples"] or ""), score, gain, row["fate"]]

@@ -1,0 +1,117 @@
+"""From answers to a choice: shrunken paired differences, and the simplest candidate within their noise."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from weightgen.evaluation.classification import interval, macro_f1_weighted, resamples
+from weightgen.solve.candidates import BASE, Candidate
+from weightgen.solve.record import Prior, Record
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Estimate of what one candidate is better than another, in macro-F1.
+
+    Attributes:
+        value: the estimate.
+        noise: its standard error.
+    """
+
+    value: float
+    noise: float
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A candidate as it was judged.
+
+    Attributes:
+        candidate: it.
+        macro_f1: on the labelled examples, ``None`` without.
+        interval: 95 % of it, over resamples of the examples.
+        gain: over the base.
+    """
+
+    candidate: Candidate
+    macro_f1: float | None
+    interval: tuple[float, float] | None
+    gain: Difference
+
+
+class Comparison:
+    """Compares candidates on the same labelled examples, or by the track record alone."""
+
+    def __init__(
+        self, y: Int[Tensor, " n"], answers: dict[str, Float[Tensor, "n c"]], record: Record | None, shots: float
+    ) -> None:
+        """Score everything once.
+
+        Args:
+            y: labels; empty without.
+            answers: logits by candidate, all for the same examples.
+            record: of the ways.
+            shots: labelled examples a label.
+        """
+        self._y, self._record, self._shots = y, record, shots
+        self._found = {name: logits.argmax(-1) for name, logits in answers.items()}
+        self._means: dict[str, float] = {}
+        self._spreads: dict[str, Tensor] = {}
+        if len(y):
+            weights, once = resamples(y, 0, stratified=True), torch.ones(1, len(y))
+            self._spreads = {name: macro_f1_weighted(found, y, weights) for name, found in self._found.items()}
+            self._means = {name: macro_f1_weighted(found, y, once).item() for name, found in self._found.items()}
+
+    def difference(self, first: Candidate, second: Candidate) -> Difference | None:
+        """What the first is better than the second; ``None`` if nothing is known."""
+        if first.name == second.name:
+            return Difference(0.0, 0.0)
+        prior = self._record and self._record.prior(first.way, second.way, self._shots)
+        if not len(self._y):
+            return None if prior is None else Difference(prior.mean, prior.error)
+        seen = self._means[first.name] - self._means[second.name]
+        return shrunken(seen, self._noise(first.name, second.name), prior)
+
+    def _noise(self, first: str, second: str) -> float:
+        """Standard error of a paired difference; never less than what one more disagreement would make of it."""
+        drawn = float((self._spreads[first] - self._spreads[second]).std())
+        right = [self._found[name] == self._y for name in (first, second)]
+        share = (int((right[0] != right[1]).sum()) + 1) / (len(self._y) + 2)
+        return max(drawn, math.sqrt(share / len(self._y)))
+
+    def scored(self, candidate: Candidate) -> Scored | None:
+        """A candidate beside the base."""
+        gain = self.difference(candidate, BASE)
+        if gain is None:
+            return None
+        if not len(self._y):
+            return Scored(candidate, None, None, gain)
+        return Scored(candidate, self._means[candidate.name], interval(self._spreads[candidate.name]), gain)
+
+
+def shrunken(seen: float, noise: float, prior: Prior | None) -> Difference:
+    """A measured difference drawn to what is usual, by precision; the noise is the standard error of the result."""
+    if prior is None or noise == 0:
+        return Difference(seen, noise)
+    share = prior.spread**2 / (prior.spread**2 + noise**2)
+    error = math.hypot(share * noise, (1 - share) * prior.error)
+    return Difference(share * seen + (1 - share) * prior.mean, error)
+
+
+def simplest_within_noise(scored: Sequence[Scored], comparison: Comparison) -> tuple[Candidate, Candidate]:
+    """The choice and the best: the simplest candidate that the best does not beat by more than one standard error.
+
+    Among candidates that are equally simple the better one is taken.
+    """
+    best = max(scored, key=lambda one: (one.gain.value, -one.candidate.level))
+    for one in sorted(scored, key=lambda one: (one.candidate.level, -one.gain.value)):
+        ahead = comparison.difference(best.candidate, one.candidate)
+        if ahead is not None and ahead.value <= ahead.noise:
+            return one.candidate, best.candidate
+    return best.candidate, best.candidate

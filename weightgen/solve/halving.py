@@ -1,0 +1,106 @@
+"""Successive halving (Jamieson and Talwalkar 2016): more labelled examples for fewer candidates, under one budget."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from weightgen.solve.candidates import BASE, Candidate
+from weightgen.solve.choose import Comparison, Scored, simplest_within_noise
+from weightgen.solve.judge import Judge
+from weightgen.solve.record import Record
+
+LEAST = 3
+STARTS = 2
+"""Frozen candidates that fine-tuning starts from, the base aside."""
+Report = Callable[[str, int, int], None]
+
+
+@dataclass
+class Search:
+    """What became of every candidate.
+
+    Attributes:
+        candidates: all of them, in the order they were tried.
+        fate: why one is not in the final, by name.
+        last: candidates as they were last judged, by name.
+        judged: how many examples that was on.
+        final: names of those that were compared at last, on the same examples.
+        choice, best: of the final.
+    """
+
+    candidates: list[Candidate]
+    fate: dict[str, str] = field(default_factory=dict)
+    last: dict[str, Scored] = field(default_factory=dict)
+    judged: dict[str, int] = field(default_factory=dict)
+    final: list[str] = field(default_factory=list)
+    choice: Candidate = BASE
+    best: Candidate = BASE
+
+
+def halve(
+    judge: Judge,
+    frozen: Sequence[Candidate],
+    learned: Callable[[Sequence[Candidate]], Sequence[Candidate]],
+    record: Record | None,
+    report: Report,
+) -> Search:
+    """Judge candidates on more and more examples.
+
+    Candidates that learn nothing start with a quarter of the examples; the better half goes on to half of them, where
+    those that learn join; the better half of these sees all. The base is always among them, and is never dropped.
+
+    Args:
+        judge: asks, and knows the meter.
+        frozen: candidates that learn nothing, the base first.
+        learned: from the best frozen ones to candidates that learn, the most promising first.
+        record: of the ways.
+        report: progress.
+    """
+    search, alive, count = Search(list(frozen)), list(frozen), len(judge.blocks)
+    rungs = sorted({1, (count + 1) // 2, count})
+    joining = min(1, len(rungs) - 1)
+    for number, blocks in enumerate(rungs):
+        if number == joining and len(judge.folds) > 1:
+            new = learned([one for one in alive if one.weights is not None][:STARTS])
+            search.candidates += new
+            alive += new
+        ranked = _rung(search, judge, alive, blocks, record, report)
+        kept = ranked if blocks == count else ranked[: max(LEAST, (len(ranked) + 1) // 2)]
+        for one in ranked[len(kept) :]:
+            search.fate[one.name] = f"dropped after {search.judged[one.name]} examples"
+        alive = [BASE, *kept]
+    return search
+
+
+def _rung(
+    search: Search, judge: Judge, alive: Sequence[Candidate], blocks: int, record: Record | None, report: Report
+) -> list[Candidate]:
+    """Ask all candidates that the budget allows; those that answered, the base aside, the best first."""
+    rows, count = judge.rows(range(blocks)), len(judge.blocks)
+    stage, answers = f"judge on {len(rows)} of {len(judge.task.y)} examples", {}
+    promised: dict[str, float] = {}
+    for place, candidate in enumerate(alive):
+        report(stage, place, len(alive))
+        # What learns is begun only if it can be finished, beside what was begun: all folds, then all examples at once.
+        again = candidate.cost(len(judge.task.y)) if candidate.cost else 0.0
+        wanted = judge.cost(candidate, range(count if candidate.cost else blocks)) + again
+        if candidate.name != BASE.name and not judge.base.meter.allows(wanted + sum(promised.values())):
+            search.fate[candidate.name] = "the budget did not allow it"
+            continue
+        judge.ask(candidate, range(blocks))
+        promised[candidate.name] = judge.cost(candidate, range(count)) if candidate.cost else 0.0
+        answers[candidate.name] = judge.answers(candidate, range(blocks))
+    report(stage, len(alive), len(alive))
+    answered = [one for one in alive if one.name in answers]
+    if len(answered) == 1 and search.final:
+        return []  # nothing but the base could be asked: what was judged before stands
+    shots = len(judge.task.y) / len(judge.task.text.labels)
+    comparison = Comparison(judge.task.y[rows], answers, record, shots)
+    scored = [one for one in map(comparison.scored, answered) if one is not None]
+    for one in scored:
+        search.last[one.candidate.name], search.judged[one.candidate.name] = one, len(rows)
+    search.final = [one.name for one in answered]
+    search.choice, search.best = simplest_within_noise(scored, comparison)
+    ranked = sorted(scored, key=lambda one: (-one.gain.value, one.candidate.level))
+    return [one.candidate for one in ranked if one.candidate.name != BASE.name]

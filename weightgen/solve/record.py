@@ -1,0 +1,98 @@
+"""The track record: what every way gained on other tasks, where everything was tried and measured on test examples.
+
+A few labelled examples say little about a difference of two candidates. The record says what the difference of their
+ways was on other tasks, and how much it varied; the two are weighted by their precision, as in the normal-normal model
+of empirical Bayes (Efron and Morris 1975). Without labels the record is all there is.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from zoo.errors import BadArtefact
+
+SHIPPED = Path(__file__).parent / "record.json"
+LEAST_TASKS = 4
+
+
+@dataclass(frozen=True)
+class Prior:
+    """What is known of a difference of two ways before anything is measured.
+
+    Attributes:
+        mean: over tasks.
+        spread: standard deviation over tasks.
+        error: standard error of the mean.
+    """
+
+    mean: float
+    spread: float
+    error: float
+
+
+@dataclass(frozen=True)
+class Record:
+    """Macro-F1 by way, labelled examples a label, and task.
+
+    Attributes:
+        base_model: the base it was measured on.
+        about: where it comes from, in words.
+        scores: way, number of examples a label (0 for ways that learn nothing), task.
+    """
+
+    base_model: str
+    about: str
+    scores: Mapping[str, Mapping[int, Mapping[str, float]]]
+
+    @classmethod
+    def load(cls, path: Path, base_model: str) -> Self | None:
+        """Read a record, or nothing if there is none or it is of another base.
+
+        Raises:
+            BadArtefact: if the file is damaged.
+        """
+        if not path.is_file():
+            return None
+        try:
+            found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            scores = {way: {int(n): dict(t) for n, t in shots.items()} for way, shots in found["ways"].items()}
+            record = cls(found["base_model"], found["about"], scores)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise BadArtefact(f"{path} holds no track record ({error!r})", "delete it or measure it again") from None
+        return record if record.base_model == base_model else None
+
+    def prior(self, first: str, second: str, shots: float) -> Prior | None:
+        """What the first way was better than the second, on tasks where both were measured.
+
+        Args:
+            first, second: keys of ``WAYS``.
+            shots: labelled examples a label.
+        """
+        if first == second:
+            own = None if first == "base" else self.prior(first, "base", shots)
+            return None if own is None else Prior(0.0, own.spread, own.error)
+        one, two = self._at(first, shots), self._at(second, shots)
+        gains = [one[task] - two[task] for task in sorted(one.keys() & two.keys())]
+        if len(gains) < LEAST_TASKS:
+            return None
+        mean = sum(gains) / len(gains)
+        spread = math.sqrt(sum((gain - mean) ** 2 for gain in gains) / (len(gains) - 1))
+        return Prior(mean, spread, spread / math.sqrt(len(gains)))
+
+    def _at(self, way: str, shots: float) -> Mapping[str, float]:
+        """Scores at a number of examples, on a line between those that were measured, over its logarithm."""
+        known = self.scores.get(way, {})
+        if not known:
+            return {}
+        at = min(max(shots, min(known)), max(known))
+        low, high = max(n for n in known if n <= at), min(n for n in known if n >= at)
+        if low == high:
+            return known[low]
+        share = (math.log(at) - math.log(low)) / (math.log(high) - math.log(low))
+        tasks = known[low].keys() & known[high].keys()
+        return {task: (1 - share) * known[low][task] + share * known[high][task] for task in tasks}
