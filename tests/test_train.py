@@ -54,6 +54,52 @@ def same(a: Path, b: Path) -> bool:
     return list(one) == list(two) and all(one[name].equal(two[name]) for name in one)
 
 
+# selection
+
+
+@pytest.mark.parametrize("scores", [(0.9, 0.1, 0.5), (0.1, 0.5, 0.9), (0.2, 0.7, 0.7)])
+def test_a_stage_ends_with_the_best_of_its_checks(
+    zoo: Zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scores: tuple[float, ...]
+) -> None:
+    config = tiny_config("d2nwg", "stages.codec={steps: 6, batch_size: 8, checks: 3}")
+    data = TrainingData(zoo, config)
+    generator = fresh_generator(config, data)
+    stage = generator.stages()[0]
+    generator.prepare(stage.name, data.token_sets())
+    seen: list[dict[str, Tensor]] = []
+
+    def validate(model: Generator, ability: str) -> float:
+        assert ability == "reconstruct"
+        assert not model.training
+        seen.append({name: value.clone() for name, value in model.state_dict().items()})
+        return scores[len(seen) - 1]
+
+    monkeypatch.setattr(data, "validate", validate)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        log = run_stage(generator, stage, data, tmp_path / "state")
+    assert [(row["step"], row["val_accuracy"]) for row in log if "val_accuracy" in row] == [
+        (2, scores[0]), (4, scores[1]), (6, scores[2]),
+    ]  # fmt: skip
+    ends = [all(one[name].equal(value) for name, value in generator.state_dict().items()) for one in seen]
+    assert ends == [i == scores.index(max(scores)) for i in range(3)]
+
+
+def test_an_interrupted_stage_keeps_what_it_measured(zoo: Zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train, "SAVE_EVERY", 2)
+    config = tiny_config(
+        "d2nwg", "stages.codec={steps: 6, batch_size: 8, checks: 3}", *(f"stages.{s}.steps=0" for s in STAGES[1:])
+    )
+    train_generator(config, zoo, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        train_generator(config, zoo, tmp_path / "stopped", progress=stop_at("codec", 5))
+    train_generator(config, zoo, tmp_path / "stopped")
+    assert same(tmp_path / "whole", tmp_path / "stopped")
+    logs = [read_history(tmp_path / name)["stages"]["codec"]["log"] for name in ("whole", "stopped")]
+    assert logs[0] == logs[1]
+    assert [row["step"] for row in logs[0] if "val_accuracy" in row] == [2, 4, 6]
+
+
 # interruption
 
 

@@ -24,6 +24,7 @@ from weightgen.generators import Generator, GeneratorConfig, Stage, generator_cl
 from weightgen.processes import ALONE, Processes, is_first
 from weightgen.progress import Progress
 from weightgen.resume import SafetensorsIO
+from weightgen.selection import KeepBest
 from weightgen.training_data import TrainingData
 from weightgen.types import Batch
 from zoo import safefile
@@ -136,23 +137,22 @@ def run_stage(
         processes: how many train together.
 
     Returns:
-        The log: step, loss and its parts.
+        The log: step, loss and its parts; steps at which validation was measured have a row with ``val_accuracy``.
 
     Raises:
         KeyboardInterrupt: on Ctrl-C; the last saved state is kept.
         WeightgenError: if the loss is not finite.
     """
-    module = WeightModule(generator, stage)
+    module, config = WeightModule(generator, stage), stage.config
+    # Interpolation, unlike a weighted sum, leaves a parameter that stands still as it is, to the last bit.
+    averaging = WeightAveraging(use_buffers=False, multi_avg_fn=get_ema_multi_avg_fn(config.ema))
+    best = KeepBest(averaging, lambda: data.validate(generator, stage.judged_by), config.steps, config.checks)
     trainer = lightning.Trainer(
         **processes.trainer,
-        max_steps=stage.config.steps,
+        max_steps=config.steps,
         max_epochs=-1,
-        gradient_clip_val=stage.config.clip,
-        callbacks=[
-            # Interpolation, unlike a weighted sum, leaves a parameter that stands still as it is, to the last bit.
-            WeightAveraging(use_buffers=False, multi_avg_fn=get_ema_multi_avg_fn(stage.config.ema)),
-            Keeper(state, progress),
-        ],
+        gradient_clip_val=config.clip,
+        callbacks=[averaging, best, Keeper(state, progress)],
         plugins=[SafetensorsIO()],
         logger=False,
         enable_checkpointing=False,
@@ -165,7 +165,7 @@ def run_stage(
             trainer.fit(module, StepBatches(data, module), ckpt_path=state if state.is_file() else None)
     finally:
         generator.requires_grad_(False).eval()
-    return module.log_rows
+    return module.log_rows + [{"step": step, "val_accuracy": round(s, 4)} for step, s in best.scores.items()]
 
 
 @contextlib.contextmanager
