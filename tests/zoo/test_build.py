@@ -250,3 +250,17 @@ def test_networks_that_diverge_are_recorded_as_failures(tmp_path: Path) -> None:
     assert all("diverged" in reason for reason in failures.values())
     again = build(RECIPE, tmp_path / "zoo", [*FEW, "training.lr=1e30", "training.weight_decay=1e9"])
     assert again.failed == 45, "a rerun must not hide what failed"
+
+
+def test_a_recipe_may_train_several_shapes_on_every_task(tmp_path: Path) -> None:
+    shapes = ("network.hidden=[[3], [3, 2]]", "tasks.held_out=1", "tasks.validation=1", "tasks.classes=9")
+    build(RECIPE, tmp_path / "zoo", [*FEW, *shapes])
+    with Zoo.open(tmp_path / "zoo") as zoo:
+        records = zoo.records()
+        check_splits(records, whole_tasks=True)
+        sizes = {tuple(record.layout.config["architecture"]["sizes"]) for record in records}
+        assert sizes == {(64, 3, 9), (64, 3, 2, 9)}
+        assert len(records) == 20
+        assert {record.lineage.split("/")[-2] for record in records if record.lineage} == {"3", "3-2"}
+    again = build(RECIPE, tmp_path / "zoo", [*FEW, *shapes])
+    assert (again.added, again.skipped) == (0, 20)

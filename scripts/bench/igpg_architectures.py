@@ -1,0 +1,392 @@
+"""Perceptrons of shapes that no network of the zoo has: generators beside scratch and beside a resized neighbour.
+
+    python scripts/bench/igpg_architectures.py run       # about half an hour a seed on one core; can be stopped
+    python scripts/bench/igpg_architectures.py render    # the section of docs/results.md, from the saved JSON only
+
+One generator of each kind learns from the seven shapes of configs/mlps.yaml, with its own shipped config. Then networks
+of every shape below are written for the held-out tasks, judged, and trained for one epoch.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from weightgen.generators import Generator
+    from zoo.datasets import ExampleBank, Examples, Members
+    from zoo.zoo import Zoo
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[0] = str(ROOT)  # a script beside this one may be named like a package
+from scripts.bench._page import put  # noqa: E402
+
+RESULTS = ROOT / "docs" / "results" / "igpg_architectures"
+RATES = (0.003, 0.01, 0.03)
+SHAPES: Mapping[str, tuple[list[int], str]] = {
+    "16": ([16], "in the zoo"),
+    "16-16": ([16, 16], "in the zoo"),
+    "12": ([12], "new width, between"),
+    "20": ([20], "new width, between"),
+    "32": ([32], "new width, beyond"),
+    "20-20": ([20, 20], "new width, between"),
+    "16-16-16": ([16, 16, 16], "new depth, between"),
+    "20-20-20": ([20, 20, 20], "new depth and width, between"),
+    "16-16-16-16-16": ([16] * 5, "new depth, beyond"),
+}
+GENERATORS = {"IGPG": "igpg-mlps", "D2NWG": "d2nwg-digits", "mapper": "mapper-digits"}
+SAID = (
+    ("a 3-layer tanh MLP for 8x8 digits, narrow", 2, 4, 16),
+    ("two hidden layers of 16 units each, please", 2, 16, 16),
+    ("a perceptron whose one hidden layer has 24 neurons", 1, 24, 24),
+    ("deep and wide: four hidden layers, lots of units", 4, 28, 40),
+    ("an MLP with 20 units in its only hidden layer", 1, 20, 20),
+    ("four-layer tanh net, every layer 12 wide", 3, 12, 12),
+    ("64-16-16-16-5 tanh MLP", 3, 16, 16),
+    ("something thin with two layers of weights", 1, 4, 16),
+    ("a very narrow classifier with three hidden layers for handwritten digits", 3, 4, 16),
+    ("hidden layer size 32, just one of them", 1, 32, 32),
+)
+"""Instructions that were written by hand, hidden layers, and the range of widths that they mean."""
+TEMPLATE = """## IGPG: shapes that no network of the zoo has
+
+Made by `python scripts/bench/igpg_architectures.py render` from the JSON under `docs/results/igpg_architectures/`;
+{runs} run(s) from an empty folder, seed(s) {seeds}. The zoo of `configs/mlps.yaml` holds perceptrons with the hidden
+layers {zoo}, one of each for every task (five digits of ten).
+Each generator learns from all of them, with its shipped config ({costs}), and writes one
+network for each of 50 held-out tasks from ten examples a class. Cells are test accuracy in % without training / after
+one epoch on the training images of the task. The rate of that epoch was chosen for each method and shape, out of three,
+on the validation tasks. *Nearest shape, resized* is the network of the task with the nearest class means, of the zoo's
+nearest shape; new units start at random and lead nowhere, new layers are identities.
+
+{table}
+
+Of {new} shapes that are new, IGPG after one epoch is above the resized neighbour on {above_neighbour} and above scratch
+on {above_scratch}.
+
+Announcements for {instructions} instructions that were written by hand, of the first seed: the depth is right in
+{depth}, the mean width within 20 % of what was asked for in {width}.
+
+{said}
+"""
+app = typer.Typer(add_completion=False, no_args_is_help=True)
+Networks = Mapping[str, "Tensor"]
+
+
+def nearest_shape(wanted: Sequence[int], known: Sequence[Sequence[int]]) -> list[int]:
+    """The shape of the zoo with the nearest depth, then the nearest width; of two equally near ones the smaller."""
+    return list(min(known, key=lambda one: (abs(len(one) - len(wanted)), abs(one[0] - wanted[0]), len(one), one[0])))
+
+
+def resized(networks: Networks, have: Sequence[int], want: Sequence[int], seed: int) -> dict[str, Tensor]:
+    """Perceptrons copied into another shape of as many or more hidden layers.
+
+    New units come from an initialisation and lead nowhere, so they change nothing; new layers are identities before the
+    outputs. Of units too many the ones of largest weights stay.
+
+    Args:
+        networks: state dict with a first axis over networks.
+        have: sizes of their hidden layers.
+        want: sizes wanted.
+        seed: of the incoming weights of new units.
+    """
+    import torch
+
+    rng = torch.Generator().manual_seed(seed)
+    weights = [networks[f"layers.{i}.weight"] for i in range(len(have) + 1)]
+    biases = [networks[f"layers.{i}.bias"] for i in range(len(have) + 1)]
+    while len(weights) < len(want) + 1:
+        size = weights[-1].shape[-1]
+        weights.insert(-1, torch.eye(size).expand(len(weights[0]), size, size).clone())
+        biases.insert(-1, torch.zeros(len(weights[0]), size))
+    for i, size in enumerate(want):
+        up, down = weights[i], weights[i + 1]
+        if size < up.shape[1]:
+            order = (up.norm(dim=2) * down.norm(dim=1)).argsort(-1, descending=True)[:, :size]
+            weights[i] = up.gather(1, order[..., None].expand(-1, -1, up.shape[2]))
+            biases[i] = biases[i].gather(1, order)
+            weights[i + 1] = down.gather(2, order[:, None].expand(-1, down.shape[1], -1))
+        elif size > up.shape[1]:
+            more, bound = size - up.shape[1], up.shape[2] ** -0.5
+            new = (2 * torch.rand(len(up), more, up.shape[2], generator=rng) - 1) * bound
+            weights[i] = torch.cat([up, new], 1)
+            biases[i] = torch.cat([biases[i], torch.zeros(len(up), more)], 1)
+            weights[i + 1] = torch.cat([down, torch.zeros(len(down), down.shape[1], more)], 2)
+    found = {f"layers.{i}.weight": value for i, value in enumerate(weights)}
+    return found | {f"layers.{i}.bias": value for i, value in enumerate(biases)}
+
+
+@dataclass(frozen=True, eq=False)
+class Tasks:
+    """Tasks that no network was trained on.
+
+    Attributes:
+        examples: what methods are told.
+        train: images for the epoch of training.
+        judge: images that accuracy is measured on.
+    """
+
+    examples: Examples
+    train: ExampleBank
+    judge: ExampleBank
+
+
+def _tasks(zoo: Zoo, split: str, shots: int) -> Tasks:
+    import torch
+
+    from zoo.datasets import bank_of
+    from zoo.seeds import seed_of
+    from zoo.tasks import TEST, TRAIN, VAL
+
+    tasks = sorted(zoo.tasks(split=split), key=lambda task: task.name)
+    rng = torch.Generator().manual_seed(seed_of("evaluation", 0))
+    held = split == "test"
+    told = bank_of(zoo, tasks, VAL) if held else bank_of(zoo, tasks, VAL, half=0)
+    judge = bank_of(zoo, tasks, TEST) if held else bank_of(zoo, tasks, VAL, half=1)
+    return Tasks(told.support(torch.arange(len(tasks)), shots, rng), bank_of(zoo, tasks, TRAIN), judge)
+
+
+def _architecture(hidden: Sequence[int]) -> dict[str, Any]:
+    return {"family": "mlp", "sizes": [64, *hidden, 5], "activation": "tanh"}
+
+
+def _accuracy(architecture: Mapping[str, Any], networks: Networks, bank: ExampleBank) -> list[float]:
+    import torch
+
+    from zoo.networks import logits_many
+
+    found = []
+    with torch.no_grad():
+        for task in range(len(bank.tasks)):
+            x, y = bank.all(task)
+            one = {name: value[task : task + 1] for name, value in networks.items()}
+            found.append((logits_many(architecture, one, x[None]).argmax(-1) == y).float().mean().item())
+    return found
+
+
+def _trained(architecture: Mapping[str, Any], starts: Networks, tasks: Tasks, training: Any, epochs: int) -> Networks:
+    from zoo.build.vectorised import train_stages
+
+    data = [tasks.train.all(task) for task in range(len(tasks.train.tasks))]
+    steps = max(1, round(sum(len(y) for _, y in data) / len(data) / training.batch_size))
+    inputs, targets = [x for x, _ in data], [y for _, y in data]
+    seeds = list(range(len(data)))
+    stages = train_stages(architecture, inputs, targets, seeds, training, total=epochs * steps, starts=starts)
+    return list(stages)[-1][1]
+
+
+def _neighbours(groups: Sequence[Members], zoo: Zoo, shots: int) -> Callable[[list[int], Examples, int], Networks]:
+    """Networks of the task with the nearest class means, of the nearest shape, resized."""
+    import torch
+
+    from weightgen.evaluation.baselines import class_means
+    from zoo.datasets import bank_of
+    from zoo.networks import architecture_of
+    from zoo.tasks import TRAIN
+
+    by_shape = {tuple(architecture_of(one.layout)["sizes"][1:-1]): one for one in groups}
+    tasks = sorted(zoo.tasks(split="train"), key=lambda task: task.name)
+    rng = torch.Generator().manual_seed(0)
+    keys = class_means(bank_of(zoo, tasks, TRAIN).support(torch.arange(len(tasks)), shots, rng))
+
+    def make(hidden: list[int], examples: Examples, seed: int) -> Networks:
+        have = nearest_shape(hidden, list(by_shape))
+        members = by_shape[tuple(have)]
+        place = {record.task: i for i, record in enumerate(members.records)}
+        chosen = [place[tasks[i].name] for i in torch.cdist(class_means(examples), keys).argmin(-1).tolist()]
+        return resized({name: value[chosen] for name, value in members.tensors.items()}, have, hidden, seed)
+
+    return make
+
+
+def _written(generator: Generator) -> Callable[[list[int], Examples, int], Networks]:
+    import torch
+
+    from weightgen.types import Condition, Vectors
+    from zoo.architectures import family
+    from zoo.build.encoder import EncoderConfig, TextEncoder
+    from zoo.kinds.dense import layout_of
+
+    name = generator.problem.text_encoder
+    encoder = None if name is None else TextEncoder(EncoderConfig(name=name))
+
+    def make(hidden: list[int], examples: Examples, seed: int) -> Networks:
+        architecture, condition = _architecture(hidden), Condition(examples)
+        if encoder is not None:
+            said = encoder.encode([family(architecture).describe(architecture)]).expand(len(condition), 1, -1)
+            condition = Condition(examples, architecture=Vectors(said, torch.ones(len(condition), 1).bool()))
+        found = generator.networks(condition, layout_of(architecture), seed)
+        return {name: value[:, 0].contiguous() for name, value in found.items()}
+
+    return make
+
+
+def _heard(generator: Generator) -> dict[str, Any]:
+    """Shapes that are announced for instructions written by hand."""
+    import torch
+
+    from weightgen.types import Condition, Vectors
+    from zoo.build.encoder import EncoderConfig, TextEncoder
+    from zoo.datasets import Examples
+
+    assert generator.problem.text_encoder is not None
+    vectors = TextEncoder(EncoderConfig(name=generator.problem.text_encoder)).encode([said for said, *_ in SAID])
+    examples = Examples(torch.zeros(1, 5, 1, 8, 8), torch.ones(1, 5, 1).bool())
+    rows = []
+    for (said, depth, low, high), vector in zip(SAID, vectors, strict=True):
+        known = Condition(examples, architecture=Vectors(vector[None, None], torch.ones(1, 1).bool()))
+        hidden = generator.layout_for(known).config["architecture"]["sizes"][1:-1]
+        width = sum(hidden) / len(hidden)
+        near = 0.8 * low <= width <= 1.2 * high
+        rows.append({"said": said, "announced": hidden, "depth": len(hidden) == depth, "width": near})
+    return {"rows": rows, **{key: sum(row[key] for row in rows) for key in ("depth", "width")}}
+
+
+def _one(seed: int, work: Path) -> dict[str, Any]:
+    import torch
+
+    from weightgen import jobs
+    from weightgen.checkpoint import load_generator
+    from zoo.build.vectorised import TrainingConfig, initialise
+    from zoo.datasets import load_groups
+    from zoo.networks import architecture_of
+    from zoo.threads import torch_threads
+    from zoo.zoo import Zoo
+
+    folder = work / f"mlps-{seed}"
+    jobs.build_zoo(ROOT / "configs" / "mlps.yaml", folder, [f"seed={seed}"])
+    made: dict[str, Generator] = {}
+    result: dict[str, Any] = {"generators": {}, "shapes": {}}
+    for name, config in GENERATORS.items():
+        out = work / f"{name.lower()}-mlps-{seed}"
+        started = time.process_time()
+        jobs.train(ROOT / "configs" / f"{config}.yaml", folder, out, [f"seed={seed}"])
+        made[name] = load_generator(out)
+        history = json.loads((out / "history.json").read_text())
+        result["generators"][name] = {
+            "parameters": history["parameters"],
+            "validation": list(history["stages"].values())[-1]["val_accuracy"],
+            "seconds": sum(stage["seconds"] for stage in history["stages"].values()),
+            "core_seconds_now": round(time.process_time() - started, 1),
+        }
+    with Zoo.open(folder) as zoo, torch_threads(1):
+        recipe = zoo.meta("recipe")
+        assert recipe is not None
+        groups, training = load_groups(zoo, "train"), TrainingConfig(**recipe["training"])
+        result["zoo_shapes"] = [architecture_of(one.layout)["sizes"][1:-1] for one in groups]
+        known = {name: _written(generator) for name, generator in made.items()}
+        known["nearest shape, resized"] = _neighbours(groups, zoo, 10)
+        known["scratch"] = lambda hidden, examples, seed: initialise(
+            _architecture(hidden), [seed + i for i in range(len(examples.mask))]
+        )
+        val, test = _tasks(zoo, "val", 10), _tasks(zoo, "test", 10)
+        for label, (hidden, _) in SHAPES.items():
+            architecture, rows = _architecture(hidden), {}
+            for name, make in known.items():
+                found = make(hidden, val.examples, seed + 1)
+                rates = {}
+                for rate in RATES:
+                    with_rate = training.model_copy(update={"lr": rate})
+                    scores = _accuracy(architecture, _trained(architecture, found, val, with_rate, 1), val.judge)
+                    rates[rate] = sum(scores) / len(scores)
+                rate = max(rates, key=lambda one: rates[one])
+                start = make(hidden, test.examples, seed)
+                with_rate = training.model_copy(update={"lr": rate})
+                after = _trained(architecture, start, test, with_rate, 1)
+                rows[name] = {"rate": rate, 0: _accuracy(architecture, start, test.judge)}
+                rows[name][1] = _accuracy(architecture, after, test.judge)
+                reached = [round(_mean(rows[name][epoch]), 4) for epoch in (0, 1)]
+                print(label, name, reached, file=sys.stderr, flush=True)
+            full = _trained(
+                architecture,
+                known["scratch"](hidden, test.examples, seed),
+                test,
+                training,
+                training.epochs,
+            )
+            rows["trained in full"] = {"rate": training.lr, 0: _accuracy(architecture, full, test.judge)}
+            result["shapes"][label] = rows
+        result["instructions"] = _heard(made["IGPG"])
+        torch.manual_seed(0)
+    return result
+
+
+@app.command()
+def run(
+    work: Annotated[Path, typer.Option(help="Folder for zoos and generators.")] = Path("runs/bench-mlps"),
+    seeds: Annotated[str, typer.Option(help="Seeds, separated by commas.")] = "0",
+) -> None:
+    """Run every seed whose result is not there yet."""
+    for seed in map(int, seeds.split(",")):
+        target = RESULTS / f"full-{seed}.json"
+        if not target.is_file():
+            found = _one(seed, work)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _cell(found: Sequence[Mapping[str, Any]], epoch: str) -> str:
+    return f"{100 * _mean([_mean(one[epoch]) for one in found]):.1f}" if epoch in found[0] else ""
+
+
+@app.command()
+def render() -> None:
+    """Write the section of docs/results.md."""
+    paths = sorted(RESULTS.glob("full-*.json"))
+    if not paths:
+        raise SystemExit("error: there are no results; remedy: python scripts/bench/igpg_architectures.py run")
+    runs = [json.loads(path.read_text()) for path in paths]
+    names = [*GENERATORS, "nearest shape, resized", "scratch"]
+    lines = [
+        f"| hidden layers | | {' | '.join(names)} | trained in full |",
+        f"|---|---|{'---|' * len(names)}---|",
+    ]
+    wins = {"nearest shape, resized": 0, "scratch": 0}
+    new = [label for label, (_, what) in SHAPES.items() if what != "in the zoo"]
+    for label, (_, what) in SHAPES.items():
+        rows = {name: [one["shapes"][label][name] for one in runs] for name in [*names, "trained in full"]}
+        cells = [f"{_cell(rows[name], '0')} / {_cell(rows[name], '1')}" for name in names]
+        lines.append(f"| {label} | {what} | {' | '.join(cells)} | {_cell(rows['trained in full'], '0')} |")
+        for name in wins if label in new else ():
+            wins[name] += float(_cell(rows["IGPG"], "1")) > float(_cell(rows[name], "1"))
+    made = runs[0]["generators"]
+    costs = "; ".join(f"{name} {one['parameters']:,} parameters" for name, one in made.items())
+    heard = runs[0]["instructions"]
+    said = [
+        "| instruction | announced |",
+        "|---|---|",
+        *(f"| {row['said']} | {'-'.join(map(str, row['announced']))} |" for row in heard["rows"]),
+    ]
+    zoo = ", ".join(sorted("-".join(map(str, shape)) for shape in runs[0]["zoo_shapes"]))
+    text = TEMPLATE.format(
+        runs=len(runs),
+        seeds=", ".join(path.stem.removeprefix("full-") for path in paths),
+        zoo=zoo,
+        costs=costs,
+        table="\n".join(lines),
+        new=len(new),
+        above_neighbour=wins["nearest shape, resized"],
+        above_scratch=wins["scratch"],
+        instructions=len(heard["rows"]),
+        depth=heard["depth"],
+        width=heard["width"],
+        said="\n".join(said),
+    )
+    put("igpg_architectures", text)
+
+
+if __name__ == "__main__":
+    app()
