@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from weightgen.fusion import find_rule, fuse, rules
+from weightgen.fusion.curve import POINTS, STEP
 from weightgen.fusion.dexperts import top_p_filter
 from weightgen.fusion.joint import direction
-from weightgen.fusion.solver import POINTS, STEP, grid_objective, prepare, solve, targets
+from weightgen.fusion.solver import cumulants, objective, solve, targets
 from zoo.errors import UsageError
 
 NAMES = sorted(rules())
@@ -23,7 +24,7 @@ FULL = {  # settings under which an expert of an anchor equal to strong is repro
 
 def logits(
     rows: int = 12, size: int = 60, moved: float = 1.0, dtype: torch.dtype = torch.float64
-) -> tuple[Tensor, ...]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """A strong model, and a related anchor with its expert."""
     strong = 3 * torch.randn(rows, size, dtype=dtype)
     anchor = 0.7 * strong + 2 * torch.randn(rows, size, dtype=dtype)
@@ -43,9 +44,10 @@ def direct_objective(strong: Tensor, expert: Tensor, anchor: Tensor, alpha: Tens
     return first.square() + second.square()
 
 
-def move_of(strong: Tensor, expert: Tensor, anchor: Tensor):
+def solved(strong: Tensor, expert: Tensor, anchor: Tensor, refine: bool = True) -> tuple[Tensor, Tensor]:
     d = expert - anchor
-    return prepare(strong, d, *targets(expert, anchor, d))
+    forward, backward = targets(anchor, d)
+    return solve(strong, d, forward, backward, refine)
 
 
 def finest(strong: Tensor, expert: Tensor, anchor: Tensor) -> Tensor:
@@ -62,7 +64,7 @@ def finest(strong: Tensor, expert: Tensor, anchor: Tensor) -> Tensor:
 
 def test_targets_are_the_direct_divergences() -> None:
     strong, expert, anchor = logits()
-    forward, backward = targets(expert, anchor, expert - anchor)
+    forward, backward = targets(anchor, expert - anchor)
     assert (forward - divergence(expert, anchor)).abs().max() < 1e-10
     assert (backward - divergence(anchor, expert)).abs().max() < 1e-10
     assert strong.shape == expert.shape
@@ -71,7 +73,10 @@ def test_targets_are_the_direct_divergences() -> None:
 @pytest.mark.parametrize("moved", [0.1, 1.0, 3.0])
 def test_the_grid_is_the_direct_objective(moved: float) -> None:
     models = logits(moved=moved)
-    values = grid_objective(move_of(*models))
+    d = models[1] - models[2]
+    cumulant, slope, _ = cumulants(models[0], d)
+    forward, backward = targets(models[2], d)
+    values = objective(cumulant, slope, forward, backward)
     direct = torch.stack(
         [direct_objective(*models, torch.full((12,), STEP * k, dtype=torch.float64)) for k in range(POINTS)], dim=-1
     )
@@ -82,22 +87,25 @@ def test_the_grid_is_the_direct_objective(moved: float) -> None:
 def test_parity_mode_is_the_grid_search_of_the_paper(dtype: torch.dtype) -> None:
     models = logits(rows=200, dtype=dtype)
     _, alphas = fuse("dynamic", models[0], [models[1]], [models[2]], parity=True)
-    wide = [m.double() for m in models]
+    wide = models[0].double(), models[1].double(), models[2].double()
     direct = torch.stack(
         [direct_objective(*wide, torch.full((200,), STEP * k, dtype=torch.float64)) for k in range(POINTS)], dim=-1
     )
     assert torch.equal((alphas[:, 0] / STEP).round().long(), direct.argmin(-1))
 
 
-@pytest.mark.parametrize("moved", [0.2, 1.0, 2.5])
+@pytest.mark.parametrize("moved", [0.02, 0.2, 1.0, 2.5])
 def test_the_optimum_is_that_of_a_fine_search(moved: float) -> None:
     models = logits(rows=150, moved=moved)
-    alpha, value = solve(move_of(*models))
+    alpha, value = solved(*models)
     best = finest(*models)
     assert ((alpha - best).abs() < 1e-4).double().mean() >= 0.99
-    assert (direct_objective(*models, alpha) - value).abs().max() < 1e-10
-    in_float32, _ = solve(move_of(*(m.float() for m in models)))
-    assert ((in_float32 - best).abs() < 1e-4).double().mean() >= 0.95
+    assert torch.allclose(direct_objective(*models, alpha), value, rtol=1e-3, atol=1e-7)
+    strong, expert, anchor = (m.float() for m in models)
+    in_float32, _ = solved(strong, expert, anchor)
+    assert (
+        (in_float32 - finest(strong.double(), expert.double(), anchor.double())).abs() < 1e-4
+    ).double().mean() >= 0.99
 
 
 def test_of_two_minima_the_deeper_one_is_found() -> None:
@@ -112,12 +120,13 @@ def test_of_two_minima_the_deeper_one_is_found() -> None:
             expert = anchor + 0.3 * torch.randn(1, 400, dtype=torch.float64)
             expert[0, 1] += pull
             expert[0, 2] += target
-            alpha, value = solve(move_of(strong, expert, anchor))
+            alpha, value = solved(strong, expert, anchor)
             dense = torch.linspace(0, 2, 401, dtype=torch.float64)
             curve = direct_objective(strong, expert, anchor, dense)
             valleys = ((curve[1:-1] < curve[:-2]) & (curve[1:-1] < curve[2:])).sum()
             found += int(valleys > 1)
-            assert value[0] <= curve.min() * (1 + 1e-6) + 1e-9
+            assert value[0] <= curve.min() * (1 + 1e-3) + 1e-9
+            assert direct_objective(strong, expert, anchor, alpha)[0] <= curve.min() * (1 + 1e-6) + 1e-9
             assert 0 <= alpha[0] <= 2
     assert found > 0
 
@@ -194,8 +203,8 @@ def test_huge_and_tiny_probabilities_are_solved_in_logarithms() -> None:
     strong, expert, anchor = logits(rows=6, dtype=torch.float32)
     strong[:, 5] = -150.0  # below the smallest float32 as a probability
     expert[:, 5] = anchor[:, 5] + 100.0
-    alpha, _ = solve(move_of(strong, expert, anchor), refine=False)
-    wide = [m.double() for m in (strong, expert, anchor)]
+    alpha, _ = solved(strong, expert, anchor, refine=False)
+    wide = strong.double(), expert.double(), anchor.double()
     direct = torch.stack(
         [direct_objective(*wide, torch.full((6,), STEP * k, dtype=torch.float64)) for k in range(POINTS)], dim=-1
     )

@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[0] = str(ROOT)  # a script beside this one is named like the package
 RESULTS = ROOT / "docs" / "results"
 TARGETS = {"fused_step": 1.10, "solver": 5.0, "shared": 0.75, "speculative": 1.0, "within_1e-4": 0.99}
+PARTS = ("solver", "shared", "step", "exactness")
 app = typer.Typer(add_completion=False)
 
 
@@ -98,48 +99,79 @@ def solver(rounds: int) -> dict[str, Any]:
     alphas = 0.1 * torch.arange(21)
     work = {
         "loop": lambda: _naive(*models, alphas),
+        "loop, two rows at a time": lambda: [
+            _naive(*(models[k][i : i + 2] for k in range(3)), alphas=alphas) for i in range(0, 32, 2)
+        ],
         "dynamic": lambda: fuse("dynamic", models[0], [models[1]], [models[2]]),
         "dynamic, grid": lambda: fuse("dynamic", models[0], [models[1]], [models[2]], parity=True),
         "static": lambda: fuse("static", models[0], [models[1]], [models[2]]),
     }
     seconds = _medians(work, rounds)
-    return {"seconds": seconds, "ratio": seconds["loop"] / seconds["dynamic"]}
+    ratios = {name: seconds[name] / seconds["dynamic"] for name in ("loop", "loop, two rows at a time")}
+    return {"seconds": seconds, "ratio": ratios["loop"], "ratios": ratios}
 
 
-def exactness(rows: int) -> dict[str, Any]:
-    """Identities, grid and optimum on random logits of several kinds, against direct divergences."""
+def exactness(rows: int, work: Path | None, texts: Path | None) -> dict[str, Any]:
+    """Identities, grid and optimum against direct divergences: on random logits of several kinds, and on real ones."""
     import torch
 
-    from weightgen.fusion.solver import grid_objective, prepare, solve, targets
-
-    found = []
-    alphas = 0.1 * torch.arange(21, dtype=torch.float64)
-    for moved in (0.2, 0.5, 1.0, 2.0, 3.0):
-        strong, expert, anchor = _related(rows, 500, moved, 1, torch.float64)
-        d = expert - anchor
-        move = prepare(strong, d, *targets(expert, anchor, d))
-        direct = _naive(strong, expert, anchor, alphas)
-        identity = (grid_objective(move) - direct).abs().max().item()
-        alpha, _ = solve(move)
-        grid, _ = solve(move, refine=False)
-        best, several = finest(strong, expert, anchor)
-        off = (alpha - best).abs()
-        narrow = [x.float() for x in (strong, expert, anchor)]
-        d32 = narrow[1] - narrow[2]
-        single, _ = solve(prepare(narrow[0], d32, *targets(narrow[1], narrow[2], d32)))
-        found.append(
-            {
-                "moved": moved,
-                "identity": identity,
-                "same_grid_point": ((grid * 10).round().long() == direct.argmin(-1)).double().mean().item(),
-                "median_error": off.median().item(),
-                "within_1e-4": (off < 1e-4).double().mean().item(),
-                "within_1e-4_float32": ((single.double() - best).abs() < 1e-4).double().mean().item(),
-                "clamped": ((best < 1e-3) | (best > 2 - 1e-3)).double().mean().item(),
-                "bimodal": several.double().mean().item(),
-            }
-        )
+    kinds = {f"random, moved by {m}": _related(rows, 500, m, 1, torch.float64) for m in (0.02, 0.2, 0.5, 1.0, 2.0, 3.0)}
+    if work is not None and texts is not None:
+        kinds |= {f"real, {task}": _real(work, texts, task, rows) for task in ("play", "code", "math", "operation")}
+    found = [{"kind": kind} | _exact(*logits) for kind, logits in kinds.items()]
     return {"rows": rows, "kinds": found}
+
+
+def _exact(strong: Any, expert: Any, anchor: Any) -> dict[str, float]:
+    import torch
+
+    from weightgen.fusion.solver import cumulants, objective, solve, targets
+
+    def share(of: Any) -> float:
+        return of.double().mean().item()
+
+    d = expert - anchor
+    goal = targets(anchor, d)
+    alphas = 0.1 * torch.arange(21, dtype=torch.float64)
+    direct = _naive(strong, expert, anchor, alphas)
+    identity = (objective(*cumulants(strong, d)[:2], *goal) - direct).abs().max().item()
+    grid, _ = solve(strong, d, *goal, refine=False)
+    alpha, value = solve(strong, d, *goal)
+    best, several = finest(strong, expert, anchor)
+    narrow = [x.float() for x in (strong, expert, anchor)]
+    near = narrow[1] - narrow[2]
+    single, _ = solve(narrow[0], near, *targets(narrow[2], near))
+    coarse, _ = solve(narrow[0], near, *targets(narrow[2], near), refine=False)
+    wide = narrow[0].double(), narrow[1].double(), narrow[2].double()
+    best32, _ = finest(*wide)
+    return {
+        "identity": identity,
+        "same_grid_point": share((grid * 10).round().long() == direct.argmin(-1)),
+        "same_grid_point_float32": share((coarse * 10).round().long() == _naive(*wide, alphas).argmin(-1)),
+        "median_error": (alpha - best).abs().median().item(),
+        "within_1e-4": share((alpha - best).abs() < 1e-4),
+        "within_1e-4_float32": share((single - best32).abs() < 1e-4),
+        "not_deeper": share(value <= _naive(strong, expert, anchor, [best[:, None]])[:, 0] * (1 + 1e-4) + 1e-12),
+        "clamped": share((best < 1e-3) | (best > 2 - 1e-3)),
+        "bimodal": share(several),
+    }
+
+
+def _real(work: Path, texts: Path, task: str, rows: int) -> tuple[Any, Any, Any]:
+    """Logits of trained models at answer tokens of validation items, in float64."""
+    import torch
+    from transformers import LlamaForCausalLM
+
+    sys.path.append(str(ROOT / "scripts" / "bench"))
+    from fusion_models import encode, task_items, tokenizer_of
+
+    items = encode(tokenizer_of(work, texts), task_items(texts, task)["val"])[:40]
+    found = []
+    for name in ("large", f"small-{task}-0", "small"):
+        model = LlamaForCausalLM.from_pretrained(work / name).eval()
+        logits = [model(torch.tensor([p + a])).logits[0, len(p) - 1 : -1] for p, a in items]
+        found.append(torch.cat(logits)[:: max(1, sum(map(len, logits)) // rows)][:rows].double())
+    return found[0], found[1], found[2]
 
 
 def finest(strong: Any, expert: Any, anchor: Any) -> tuple[Any, Any]:
@@ -238,21 +270,30 @@ def run(
     rows: Annotated[int, typer.Option(help="rows of each kind for exactness")] = 300,
     width: Annotated[int, typer.Option(help="width of the strong model")] = 1024,
     layers: Annotated[int, typer.Option(help="layers of the strong model")] = 12,
+    work: Annotated[Path | None, typer.Option(help="folder of trained models, for real logits and texts")] = None,
+    texts: Annotated[Path | None, typer.Option(help="folder of the texts that they were trained on")] = None,
+    only: Annotated[
+        str, typer.Option(help="parts to measure anew; the others are kept")
+    ] = "solver,shared,step,exactness",
 ) -> None:
     """Measure everything and save it."""
     import torch
 
     torch.set_num_threads(1)
-    result: dict[str, Any] = {"targets": TARGETS}
+    saved = RESULTS / "fusion_speed.json"
+    result: dict[str, Any] = json.loads(saved.read_text()) if saved.is_file() else {}
+    result["targets"] = TARGETS
     with torch.no_grad():
-        for name, work in (
+        for name, one in (
             ("solver", lambda: solver(rounds)),
             ("shared", lambda: shared(rounds)),
             ("step", lambda: step(rounds, width, layers)),
-            ("exactness", lambda: exactness(rows)),
+            ("exactness", lambda: exactness(rows, work, texts)),
         ):
+            if name not in only.split(","):
+                continue
             _say(name)
-            result[name] = work()
+            result[name] = one()
             RESULTS.mkdir(parents=True, exist_ok=True)
             side = RESULTS / ".fusion_speed.json"
             side.write_text(json.dumps(result, indent=1) + "\n")

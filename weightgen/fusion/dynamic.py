@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from weightgen.fusion import Fused, rule
-from weightgen.fusion.solver import mean_target, prepare, solve, targets
+from weightgen.fusion.solver import mean_target, solve, targets
 from weightgen.fusion.support import common_support, difference, restrict, shift
 from zoo.config import StrictConfig
 
@@ -40,9 +40,9 @@ def dynamic(
     own, *small = restrict([strong, *experts, *anchors], support)
     count = len(experts)
     differences = [difference(e, s, support) for e, s in zip(experts, anchors, strict=True)]
-    goal = mean_target([targets(small[t], small[count + t], differences[t]) for t in range(count)])
-    solved = [solve(prepare(own, d, *goal), refine=not config.parity) for d in differences]
-    alphas = torch.stack([alpha for alpha, _ in solved], dim=-1)
+    goal = mean_target([targets(small[count + t], differences[t]) for t in range(count)])
+    solved = [solve(own, d, *goal, refine=not config.parity) for d in differences]
+    alphas = torch.stack([alpha for alpha, _ in solved], dim=-1).to(strong.dtype)
     if count > 1:
         winner = torch.stack([value for _, value in solved], dim=-1).argmin(-1, keepdim=True)
         alphas = torch.zeros_like(alphas).scatter(-1, winner, alphas.gather(-1, winner))

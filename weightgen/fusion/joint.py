@@ -22,7 +22,7 @@ from pydantic import Field
 from torch import Tensor
 
 from weightgen.fusion import Fused, rule
-from weightgen.fusion.solver import prepare, solve, targets
+from weightgen.fusion.solver import solve, targets
 from weightgen.fusion.support import common_support, difference, restrict, shift
 from zoo.config import StrictConfig
 
@@ -64,8 +64,8 @@ def joint(
         base = torch.stack(small[count:], dim=1)
         # Experts of one family share their anchor; of several, the mixed expert starts from the mixed anchor.
         start = base[:, 0] if all(a is anchors[0] for a in anchors) else _mix(base, weights)
-        alpha, _ = solve(prepare(own, d, *targets(start + d, start, d)))
-        weights = alpha[:, None] * weights
+        alpha, _ = solve(own, d, *targets(start, d))
+        weights = alpha.to(weights.dtype)[:, None] * weights
     return Fused(shift(strong, differences, weights, experts, anchors, support), weights)
 
 

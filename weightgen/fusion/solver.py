@@ -9,238 +9,232 @@ and the objective of Dynamic Logits Fusion (arXiv 2406.15480, eq. 8) is
 
     J(a) = (KL(P~ | P) - KL(Q_t | Q))^2 + (KL(P | P~) - KL(Q | Q_t))^2.
 
-All 21 points of the paper's grid need only two exponentials a token, because exp(0.1 r) powers up: with exponents
-written as 7 u + v, both sums over the vocabulary are one small matrix product a row. Two clamped Gauss-Newton steps
-inside of the winning cell, with the third cumulant where J is convex, then give the optimum itself. a = 0 is always
-stationary, and a local maximum of the fit, so it is never started from. J can have two minima; where the grid cannot
-tell which one is deeper, both are followed.
+All 21 points of the paper's grid need one exponential a token, because exp(0.1 r) powers up: with exponents written as
+7 u + v, both sums over the vocabulary are one small matrix product a row. From there on nothing is as long as the
+vocabulary: :mod:`weightgen.fusion.curve` has the optimum from L and L' on the grid.
+
+Divergences are small differences of large sums, so every sum is of exp(x) - 1, in the type of the logits within blocks
+of tokens and in float64 over them. Each row knows how far its weight can be off for rounding; where that is more than
+``TOLERANCE``, the row is done again in float64. Where r is too wide for that, or the curve not smooth enough, it is
+done with logarithms and Newton steps over the vocabulary.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from functools import cache
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-STEP, POINTS, GIANTS, BABIES = 0.1, 21, 3, 7
-LARGEST = STEP * (POINTS - 1)
-STEPS = 2
-TRUST = 0.1
-"""Full second derivatives are used down to this share of the Gauss-Newton ones."""
-START = 0.5 * STEP
-CLOSE = 4.0
-"""Minima of the grid are followed both if the lower is not better by this many times what a cell can hide."""
-CACHE_ELEMENTS = 1 << 15
+from weightgen.fusion.curve import POINTS, STEP, lowest, newton, residuals
+
+GIANTS, BABIES = 3, 7
+TOLERANCE = 3e-5
+"""Greatest error of a weight that is let pass."""
+NOISE = {torch.float32: 4e-7, torch.float64: 1e-15}
+"""Error of L and of the divergences from rounding, in units of the typical size of r."""
+WEAK = 1e-4
+"""Divergences below are found again in float64."""
+FARTHEST = {torch.float32: 30.0, torch.float64: 300.0}
+"""Greatest r for which no power overflows, and no token too improbable for the type matters."""
+STEPS = 6
+CACHE_ELEMENTS = 1 << 16
 """Logits that are worked on at a time on a processor, so that their powers stay in its cache."""
+BLOCK = 1024
+"""Tokens that are summed in the type of the logits; sums of blocks are gathered in float64."""
+
+Pair = tuple[Float[Tensor, " b"], Float[Tensor, " b"]]
 
 
-class Move(NamedTuple):
-    """What the fit knows of a row: the tilted family and the two divergences to match.
-
-    Attributes:
-        p: probabilities of the strong model.
-        u: d minus its greatest value, so that no exponential overflows.
-        offset: greatest value of d minus its mean under P; L(a) = log sum p exp(a u) + a offset.
-        forward: KL(Q_t | Q), the target of KL(P~ | P).
-        backward: KL(Q | Q_t), the target of KL(P | P~).
-    """
-
-    p: Float[Tensor, "b v"]
-    u: Float[Tensor, "b v"]
-    offset: Float[Tensor, " b"]
-    forward: Float[Tensor, " b"]
-    backward: Float[Tensor, " b"]
-
-    def rows(self, index: Tensor) -> Move:
-        """The same for some of the rows."""
-        return Move(*(part[index] for part in self))
-
-
-def _dot(a: Float[Tensor, "b v"], b: Float[Tensor, "b v"]) -> Float[Tensor, " b"]:
-    return torch.bmm(a[:, None], b[:, :, None]).view(-1)  # a product of its own would be written and read again
+def _centred(logits: Float[Tensor, "b v"], d: Float[Tensor, "b v"]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Softmax, its sum but for rounding, d minus its mean, and the rows that are too wide for the type."""
+    p = logits.softmax(-1)
+    total = p.sum(-1, dtype=torch.float64)
+    r = d - ((p * d).sum(-1, dtype=torch.float64) / total).to(d.dtype)[:, None]
+    return p, total, r, ~(r.amax(-1) <= FARTHEST[d.dtype])
 
 
 @torch.no_grad()
-def targets(
-    expert: Float[Tensor, "b v"], anchor: Float[Tensor, "b v"], d: Float[Tensor, "b v"]
-) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
-    """KL(Q_t | Q) and KL(Q | Q_t) from logits and their difference (0 where it is not defined)."""
-    log_ratio = expert.logsumexp(-1) - anchor.logsumexp(-1)
-    forward = _dot(expert.softmax(-1), d) - log_ratio
-    backward = log_ratio - _dot(anchor.softmax(-1), d)
+def targets(anchor: Float[Tensor, "b v"], d: Float[Tensor, "b v"]) -> Pair:
+    """KL(Q_t | Q) and KL(Q | Q_t) in float64, from the anchor's logits and the expert's distance from them.
+
+    They are the divergences of the anchor tilted by 1: with s = d - E_Q[d] and L = log E_Q[exp(s)], KL(Q | Q_t) = L and
+    KL(Q_t | Q) = E_Q[s exp(s)] exp(-L) - L.
+    """
+    q, total, s, far = _centred(anchor, d)
+    grown = s.expm1().mul_(q)
+    left = (q * s).sum(-1, dtype=torch.float64) / total
+    more = grown.sum(-1, dtype=torch.float64) / total
+    slope = left + grown.mul_(s).sum(-1, dtype=torch.float64) / total
+    backward = more.log1p() - left
+    forward = (slope - left * (1 + more)) / (1 + more) - backward
+    redo = far
+    if d.dtype != torch.float64:
+        redo = far | ~(torch.minimum(forward, backward) >= WEAK)
+    if bool(redo.any().item()):
+        rows = redo.nonzero().squeeze(-1)
+        again = _targets_in_logs if d.dtype == torch.float64 else targets
+        forward[rows], backward[rows] = again(anchor[rows].double(), d[rows].double())
     return forward.clamp(min=0), backward.clamp(min=0)
 
 
+def _targets_in_logs(anchor: Float[Tensor, "b v"], d: Float[Tensor, "b v"]) -> Pair:
+    """The same for any distance."""
+    expert = anchor + d
+    ratio = expert.logsumexp(-1) - anchor.logsumexp(-1)
+    return (expert.softmax(-1) * d).sum(-1) - ratio, ratio - (anchor.softmax(-1) * d).sum(-1)
+
+
+def mean_target(moves: Sequence[Pair]) -> Pair:
+    """Means of several experts' divergences: a sum of squares over experts has its minimum where the mean has."""
+    forward, backward = zip(*moves, strict=True)
+    return torch.stack(forward).mean(0), torch.stack(backward).mean(0)
+
+
 @torch.no_grad()
-def prepare(
+def cumulants(
+    strong: Float[Tensor, "b v"], d: Float[Tensor, "b v"]
+) -> tuple[Float[Tensor, "b points"], Float[Tensor, "b points"], Bool[Tensor, " b"]]:
+    """L and L' at 0, 0.1, ..., 2.0 in float64, and the rows that are too wide for the type of the logits."""
+    p, total, r, far = _centred(strong, d)
+    rows = p.shape[0] if p.is_cuda else max(1, CACHE_ELEMENTS // p.shape[1])
+    parts = [_power_sums(*part) for part in zip(p.split(rows), r.split(rows), strict=True)]
+    more, slope = ((torch.cat(parts) if len(parts) > 1 else parts[0]) / total[:, None, None]).unbind(1)
+    left = slope[:, :1]  # r has this mean, from rounding, instead of 0
+    return more.log1p() - _grid(p.device) * left, slope / (1 + more) - left, far
+
+
+def _grid(device: torch.device) -> Float[Tensor, " points"]:
+    return STEP * torch.arange(POINTS, device=device, dtype=torch.float64)
+
+
+def _power_sums(p: Float[Tensor, "b v"], r: Float[Tensor, "b v"]) -> Float[Tensor, "b 2 points"]:
+    """sum p (w^k - 1) and sum p r w^k for w = exp(0.1 r) and k = 0 .. 20, in float64."""
+    width = _block(p.shape[1])
+    whole = p.shape[1] // width * width
+    found = _products(p[:, :whole].reshape(-1, width), r[:, :whole].reshape(-1, width), p.shape[0])
+    if whole < p.shape[1]:
+        found += _products(p[:, whole:], r[:, whole:], p.shape[0])
+    found[:, 0, 0, 0] = 0
+    mean = found[:, 1:, :1, :1].clone()
+    found[:, 1, 0, 0] = 0
+    found[:, :, 1:, 1:] += found[:, :, 1:, :1] + found[:, :, :1, 1:]  # (1 + g)(1 + b) - 1 = g + b + g b
+    found[:, 1:] += mean
+    return found.view(-1, 2, POINTS)
+
+
+@cache
+def _block(size: int) -> int:
+    """Tokens a block: a divisor of the vocabulary near ``BLOCK`` if there is one."""
+    widths = [w for w in range(BLOCK // 4, 2 * BLOCK) if size % w == 0]
+    return min(widths, key=lambda w: abs(w - BLOCK), default=min(BLOCK, size))
+
+
+def _products(p: Float[Tensor, "n w"], r: Float[Tensor, "n w"], rows: int) -> Float[Tensor, "rows 2 giants babies"]:
+    """Sums of p and p r times 1, w^7 - 1, w^14 - 1 times 1, w - 1, ..., w^6 - 1, for blocks of each row."""
+    babies = r.new_empty(r.shape[0], BABIES, r.shape[1])
+    babies[:, 0] = 1
+    one = torch.expm1(STEP * r, out=babies[:, 1])
+    grown = one + 1
+    for k in range(2, BABIES):
+        torch.addcmul(one, babies[:, k - 1], grown, out=babies[:, k])
+    giant = torch.addcmul(one, babies[:, -1], grown)
+    left = r.new_empty(r.shape[0], 2 * GIANTS, r.shape[1])
+    left[:, 0] = p
+    torch.mul(p, giant, out=left[:, 1])
+    torch.mul(left[:, 1], giant + 2, out=left[:, 2])
+    torch.mul(left[:, :GIANTS], r[:, None], out=left[:, GIANTS:])
+    products = left @ babies.transpose(1, 2)
+    return products.view(rows, -1, 2, GIANTS, BABIES).sum(1, dtype=torch.float64)
+
+
+@torch.no_grad()
+def solve(
     strong: Float[Tensor, "b v"],
     d: Float[Tensor, "b v"],
     forward: Float[Tensor, " b"],
     backward: Float[Tensor, " b"],
-) -> Move:
-    """Probabilities and shifted differences that every evaluation of J shares.
-
-    Where a probability that matters is below the smallest float32, all is done in float64.
-    """
-    p = strong.softmax(-1)
-    greatest = d.amax(-1)
-    u = d - greatest[:, None]
-    if p.dtype != torch.float64:
-        lost = (p < torch.finfo(p.dtype).tiny) & (strong > -torch.inf) & (LARGEST * u > -100)
-        if bool(lost.any().item()):
-            return prepare(strong.double(), d.double(), forward.double(), backward.double())
-    return Move(p, u, greatest - _dot(p, d), forward, backward)
-
-
-def _objective(
-    move: Move, log_sum: Tensor, mean: Tensor, alphas: Tensor
-) -> tuple[Float[Tensor, "..."], Float[Tensor, "..."], Float[Tensor, "..."]]:
-    """Both residuals and L' from log sum p exp(a u) and the mean of u; arguments broadcast against the rows."""
-    extra = (1,) * (log_sum.ndim - 1)
-    offset, forward, backward = (x.view(-1, *extra) for x in (move.offset, move.forward, move.backward))
-    cumulant, slope = log_sum + alphas * offset, mean + offset
-    return alphas * slope - cumulant - forward, cumulant - backward, slope
-
-
-@torch.no_grad()
-def grid_objective(move: Move) -> Float[Tensor, "b points"]:
-    """J at 0, 0.1, ..., 2.0, exactly."""
-    rows = move.p.shape[0] if move.p.is_cuda else max(1, CACHE_ELEMENTS // move.p.shape[1])
-    parts = [_power_sums(p, u) for p, u in zip(move.p.split(rows), move.u.split(rows), strict=True)]
-    sums = torch.cat(parts) if len(parts) > 1 else parts[0]
-    alphas = STEP * torch.arange(POINTS, device=move.p.device, dtype=move.p.dtype)
-    f, g, _ = _objective(move, sums[:, 0].log(), sums[:, 1] / sums[:, 0], alphas)
-    values = f.square() + g.square()
-    lost = ~torch.isfinite(values).all(-1) | _underflowed(move, sums[:, 0, -1])
-    if bool(lost.any().item()):
-        index = lost.nonzero().squeeze(-1)
-        values[index] = _grid_in_logs(move.rows(index), alphas)
-    return values
-
-
-def _power_sums(p: Float[Tensor, "b v"], u: Float[Tensor, "b v"]) -> Float[Tensor, "b 2 points"]:
-    """sum p w^k and sum p u w^k for w = exp(0.1 u) and k = 0 .. 20."""
-    babies = u.new_empty(u.shape[0], BABIES, u.shape[1])
-    babies[:, 0] = 1
-    torch.exp(STEP * u, out=babies[:, 1])
-    for k in range(2, BABIES):
-        torch.mul(babies[:, k - 1], babies[:, 1], out=babies[:, k])
-    giant = babies[:, -1] * babies[:, 1]
-    left = u.new_empty(u.shape[0], 2 * GIANTS, u.shape[1])
-    left[:, 0] = p
-    for k in range(1, GIANTS):
-        torch.mul(left[:, k - 1], giant, out=left[:, k])
-    torch.mul(left[:, :GIANTS], u[:, None], out=left[:, GIANTS:])
-    return (left @ babies.transpose(1, 2)).view(-1, 2, POINTS)
-
-
-def _underflowed(move: Move, last: Float[Tensor, " b"]) -> Bool[Tensor, " b"]:
-    """Rows in which tokens with less than the smallest float of probability matter at the end of the grid."""
-    smallest = torch.finfo(move.p.dtype).tiny
-    tiny = (move.p < smallest) & (LARGEST * move.u > -100)
-    return (last < smallest / torch.finfo(move.p.dtype).eps) | tiny.any(-1)
-
-
-def _grid_in_logs(move: Move, alphas: Float[Tensor, " points"]) -> Float[Tensor, "b points"]:
-    """The same by one pass a point in float64 and in logarithms: slow, and right for any logits."""
-    log_p, u = move.p.double().log(), move.u.double()
-    wide = Move(*(part.double() for part in move))
-    values = []
-    for alpha in alphas.double():
-        tilted = log_p + alpha * u
-        f, g, _ = _objective(wide, tilted.logsumexp(-1), _dot(tilted.softmax(-1), u), alpha)
-        values.append((f.square() + g.square()).to(move.p.dtype))
-    return torch.stack(values, dim=-1)
-
-
-def _follow(
-    move: Move, start: Float[Tensor, " b"], low: Float[Tensor, " b"], high: Float[Tensor, " b"]
-) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
-    """Clamped Newton steps from ``start``; the best weight seen and its J.
-
-    Where J is not clearly convex, the curvature is that of Gauss and Newton, which is never negative.
-    """
-    alpha, best, least = start, start, torch.full_like(start, torch.inf)
-    for step in range(STEPS + 1):
-        weights = torch.mul(move.u, alpha[:, None]).exp_().mul_(move.p)
-        total = weights.sum(-1)
-        mean = _dot(weights, move.u) / total
-        f, g, slope = _objective(move, total.log(), mean, alpha)
-        value = f.square() + g.square()
-        better = value < least
-        best, least = torch.where(better, alpha, best), torch.where(better, value, least)
-        if step == STEPS:
-            break
-        second = _dot(weights.mul_(move.u), move.u) / total
-        third = _dot(weights.mul_(move.u), move.u) / total - mean * (3 * second - 2 * mean.square())
-        variance = (second - mean.square()).clamp(min=0)
-        f_slope = alpha * variance
-        gauss = f_slope.square() + slope.square()
-        full = gauss + f * (variance + alpha * third) + g * variance
-        curvature = torch.where(full > TRUST * gauss, full, gauss)
-        update = (f * f_slope + g * slope) / curvature.clamp(min=torch.finfo(curvature.dtype).tiny)
-        alpha = (alpha - update).clamp(low, high)
-    return best, least
-
-
-def _cell(
-    values: Float[Tensor, "b points"], index: Int[Tensor, " b"]
-) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"], Float[Tensor, " b"], Float[Tensor, " b"]]:
-    """Start, bounds and possible depth of the minimum around a grid point: vertex of the parabola through three."""
-    middle = index.clamp(1, POINTS - 2)
-    left, centre, right = (values.gather(1, (middle + o)[:, None]).squeeze(1) for o in (-1, 0, 1))
-    bend = left - 2 * centre + right
-    offset = torch.where(bend > 0, 0.5 * (left - right) / bend, torch.zeros_like(bend))
-    at = index.to(values.dtype)
-    vertex = (middle + offset).clamp(at - 1, at + 1)
-    low, high = (STEP * (at - 1)).clamp(min=0), (STEP * (at + 1)).clamp(max=LARGEST)
-    # Nothing starts at 0: in the first cell a parabola through a maximum of the fit says little.
-    start = torch.where(index == 0, torch.full_like(low, START), (STEP * vertex).clamp(START, LARGEST))
-    hidden = (right - left).abs() + bend.abs()
-    return start, low, high, hidden
-
-
-@torch.no_grad()
-def solve(move: Move, refine: bool = True) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
+    refine: bool = True,
+) -> Pair:
     """The weight in [0, 2] that minimises J, for each row.
 
     Args:
-        move: what to fit.
-        refine: go on from the grid to the optimum; without it the result is the paper's grid search.
+        strong: logits of the strong model.
+        d: expert minus anchor.
+        forward: KL(Q_t | Q), the target of KL(P~ | P).
+        backward: KL(Q | Q_t), the target of KL(P | P~).
+        refine: find the optimum; without it the result is the paper's grid search.
 
     Returns:
-        Weight and its J.
+        Weight and its J, in float64.
     """
-    values = grid_objective(move)
-    first = values.argmin(-1)
-    on_grid = values.gather(1, first[:, None]).squeeze(1)
+    cumulant, slope, far = cumulants(strong, d)
+    noise = NOISE[d.dtype] * (cumulant[:, -1].clamp(min=0).sqrt() + forward.sqrt())
+    if refine:
+        alpha, value, stiffness, roughness = lowest(cumulant, slope, forward, backward)
+        redo = far | ~((noise + roughness) * stiffness < TOLERANCE)
+    else:
+        alpha, value, gap = _best_on_grid(cumulant, slope, forward, backward)
+        redo = far if d.dtype == torch.float64 else far | ~(gap > 4 * noise)
+    if bool(redo.any().item()):
+        rows = redo.nonzero().squeeze(-1)
+        wide = strong[rows].double(), d[rows].double(), forward[rows], backward[rows]
+        again = _solve_in_logs if d.dtype == torch.float64 else solve
+        alpha[rows], value[rows] = again(*wide, refine)
+    return alpha, value
+
+
+def _best_on_grid(cumulant: Tensor, slope: Tensor, forward: Tensor, backward: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The paper's choice, its J, and what an error has to be to change it."""
+    values = objective(cumulant, slope, forward, backward)
+    place = values.argmin(-1, keepdim=True)
+    value = values.gather(1, place)
+    root = values.scatter(1, place, torch.inf).amin(-1).sqrt() - value.squeeze(1).sqrt()
+    return STEP * place.squeeze(1).double(), value.squeeze(1), root
+
+
+def objective(
+    cumulant: Float[Tensor, "b points"],
+    slope: Float[Tensor, "b points"],
+    forward: Float[Tensor, " b"],
+    backward: Float[Tensor, " b"],
+) -> Float[Tensor, "b points"]:
+    """J at 0, 0.1, ..., 2.0."""
+    f, g = residuals(cumulant, slope, _grid(cumulant.device), forward[:, None], backward[:, None])
+    return f.square() + g.square()
+
+
+def _solve_in_logs(strong: Tensor, d: Tensor, forward: Tensor, backward: Tensor, refine: bool) -> Pair:
+    """The same for any logits, one pass over the vocabulary a point: slow, and right."""
+    log_p = strong.log_softmax(-1)
+    r = d - (log_p.exp() * d).sum(-1, keepdim=True)
+
+    def at(alpha: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        tilted = log_p + alpha[:, None] * r
+        weights = tilted.softmax(-1)
+        mean = (weights * r).sum(-1)
+        off = r - mean[:, None]
+        weights *= off.square()
+        return tilted.logsumexp(-1), mean, weights.sum(-1), (weights * off).sum(-1)
+
+    grid = _grid(d.device)
+    known = [at(a.expand(len(d)))[:2] for a in grid]
+    cumulant, slope = (torch.stack(part, dim=1) for part in zip(*known, strict=True))
+    values = objective(cumulant, slope, forward, backward)
+    best, value, _ = _best_on_grid(cumulant, slope, forward, backward)
     if not refine:
-        return STEP * first.to(values.dtype), on_grid
-    start, low, high, hidden = _cell(values, first)
-    best, least = _follow(move, start, low, high)
-    padded = torch.nn.functional.pad(values, (1, 1), value=torch.inf)
-    valley = (values <= padded[:, :-2]) & (values <= padded[:, 2:])
-    valley[:, 0] = False  # the fit falls from 0 on unless there is nothing to fit
-    near = (torch.arange(POINTS, device=values.device) - first[:, None]).abs() <= 1
-    others = values.masked_fill(~valley | near, torch.inf)
-    second = others.argmin(-1)
-    rival = others.gather(1, second[:, None]).squeeze(1)
-    doubtful = rival < on_grid + CLOSE * hidden
-    if bool(doubtful.any().item()):
-        rows = doubtful.nonzero().squeeze(-1)
-        start, low, high, _ = _cell(values[rows], second[rows])
-        other, value = _follow(move.rows(rows), start, low, high)
-        better = value < least[rows]
-        best[rows] = torch.where(better, other, best[rows])
-        least[rows] = torch.where(better, value, least[rows])
-    keep_grid = on_grid < least
-    return torch.where(keep_grid, STEP * first.to(best.dtype), best), torch.minimum(on_grid, least)
-
-
-def mean_target(moves: Sequence[tuple[Tensor, Tensor]]) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
-    """Means of several experts' divergences: a sum of squares over experts has its minimum where the mean has."""
-    forward, backward = zip(*moves, strict=True)
-    return torch.stack(forward).mean(0), torch.stack(backward).mean(0)
+        return best, value
+    around = torch.nn.functional.pad(values, (1, 1), value=torch.inf)
+    valleys = values.masked_fill((values > around[:, :-2]) | (values > around[:, 2:]), torch.inf)
+    for place in valleys.argsort(-1)[:, :2].unbind(1):
+        low, high = STEP * (place - 1).clamp(min=0).double(), STEP * (place + 1).clamp(max=POINTS - 1).double()
+        alpha = grid[place].clamp(min=0.5 * STEP)
+        for _ in range(STEPS):
+            total, mean, *curved = at(alpha)
+            f, g = residuals(total, mean, alpha, forward, backward)
+            better = f.square() + g.square() < value
+            best, value = torch.where(better, alpha, best), torch.where(better, f.square() + g.square(), value)
+            alpha = torch.minimum(torch.maximum(newton(alpha, f, g, mean, *curved)[0], low), high)
+    return best, value
