@@ -10,7 +10,8 @@ import torch
 
 from tests.fixtures import tiny_config
 from weightgen import cli
-from weightgen.score import OUTLIER, compare, score_zoo
+from weightgen.checkpoint import read_history
+from weightgen.score import compare, score_zoo
 from weightgen.train import train_generator
 from zoo.errors import UsageError
 from zoo.zoo import Zoo
@@ -35,8 +36,21 @@ def test_every_network_is_scored(tiny_zoo: Path, writer: Path) -> None:
 
 def test_what_costs_far_more_than_its_like_stands_out() -> None:
     bits = torch.cat([torch.linspace(3, 3.2, 20), torch.tensor([4.0, 2.0])])
-    stands = [one.deviations > OUTLIER for one in compare([str(i) for i in range(22)], bits)]
+    stands = [one.stands_out for one in compare([str(i) for i in range(22)], bits)]
     assert stands == [*[False] * 20, True, False]
+
+
+def test_what_is_usual_is_measured_on_validation_networks(tiny_zoo: Path, writer: Path) -> None:
+    limits = read_history(writer)["usual_bits"]
+    with Zoo.open(tiny_zoo) as zoo:
+        scored = {one.id: one for one in score_zoo(writer, zoo)}
+        assert {zoo.records()[0].layout.fingerprint} == limits.keys()
+        assert {one.limit for one in scored.values()} == set(limits.values())
+        known = [scored[record.id].bits for record in zoo.records(split="val")]
+    limit = next(iter(limits.values()))
+    assert min(known) < limit < max(known) + 0.5
+    bits = torch.tensor([3.0, 3.1, 3.2, 9.0])
+    assert [one.stands_out for one in compare(list("abcd"), bits, 3.15)] == [False, False, True, True]
 
 
 def test_verify_lists_them(tiny_zoo: Path, writer: Path, capsys: pytest.CaptureFixture[str]) -> None:

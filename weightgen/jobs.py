@@ -21,9 +21,13 @@ from weightgen.decode_jobs import DecodeResult as DecodeResult
 from weightgen.decode_jobs import DoctorResult as DoctorResult
 from weightgen.decode_jobs import decode as decode
 from weightgen.decode_jobs import doctor_fusion as doctor_fusion
+from weightgen.evaluate_files import EvaluateWeightsResult as EvaluateWeightsResult
+from weightgen.evaluate_files import evaluate_weights as evaluate_weights
 from weightgen.generate_jobs import generate as generate
 from weightgen.kit_jobs import kit as kit
 from weightgen.large_jobs import explore as explore
+from weightgen.lm_evaluation import LanguageModelResult as LanguageModelResult
+from weightgen.lm_evaluation import evaluate_language_model as evaluate_language_model
 from weightgen.progress import Progress
 from weightgen.results import BuildResult, EvaluateResult, TrainResult
 from weightgen.retrieve_jobs import RetrieveResult as RetrieveResult
@@ -211,13 +215,14 @@ def verify_zoo(zoo: Path | str, score: Path | str | None = None, progress: Progr
         problems = tuple(opened.verify())
         if score is None or problems:
             return VerifyResult(Path(zoo), len(opened), problems)
-        from weightgen.score import OUTLIER, score_zoo
+        from weightgen.score import score_zoo
 
         scored = score_zoo(Path(score), opened, progress)
         outliers = tuple(
             f"{one.id}: {one.bits:.2f} bits a code, {one.deviations:.1f} deviations above its like"
+            + ("" if one.limit is None else f", {one.limit:.2f} are usual")
             for one in sorted(scored, key=lambda one: -one.deviations)
-            if one.deviations > OUTLIER
+            if one.stands_out
         )
         return VerifyResult(Path(zoo), len(opened), problems, len(scored), outliers)
 

@@ -11,11 +11,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from weightgen.checkpoint import load_generator
+from weightgen.checkpoint import load_generator, read_history
 from weightgen.generators import Form, Generator
 from weightgen.progress import Progress
 from weightgen.subjects.make import TextWords, subject_of
-from weightgen.training_data import Split
+from weightgen.training_data import Split, TrainingData
 from weightgen.types import Condition
 from zoo.datasets import Members, load_groups
 from zoo.errors import UsageError
@@ -27,7 +27,9 @@ from zoo.zoo import Zoo
 BATCH = 32
 """Networks that are scored at once."""
 OUTLIER = 5.0
-"""Deviations from the median of its peers from which a network stands out."""
+"""Deviations from the median of its peers from which a network stands out, if the generator has no limit of its own."""
+USUAL = 0.99
+"""Share of the validation networks that a generator finds usual, when it is trained."""
 
 
 @runtime_checkable
@@ -47,11 +49,34 @@ class Scored:
         id: of the record.
         bits: bits a code.
         deviations: how far above the median of the networks of its layout and split, in robust standard deviations.
+        limit: bits that are usual for networks of its layout that were not learned from, if the generator knows that.
     """
 
     id: str
     bits: float
     deviations: float
+    limit: float | None = None
+
+    @property
+    def stands_out(self) -> bool:
+        """Whether it costs more than is usual, or, where no limit is known, far more than its peers."""
+        return self.deviations > OUTLIER if self.limit is None else self.bits > self.limit
+
+
+@torch.no_grad()
+def usual_bits(generator: Generator, data: TrainingData) -> dict[str, float]:
+    """Bits a code that ``USUAL`` of the validation networks cost at most, by fingerprint of the layout."""
+    limits: dict[str, float] = {}
+    if not isinstance(generator, Scorer):
+        return limits
+    for held in data.held:
+        rng = torch.Generator().manual_seed(seed_of(data.config.seed, "usual"))
+        found = []
+        for pick in torch.arange(len(held.val.values)).split(BATCH):
+            condition = held.support.condition(held.val.task_of[pick], data.config.shots, rng)
+            found.append(generator.score(held.val.values[pick], condition, held.form.layout))
+        limits[held.form.layout.fingerprint] = round(torch.cat(found).quantile(USUAL).item(), 6)
+    return limits
 
 
 def score_zoo(folder: Path, zoo: Zoo, progress: Progress | None = None) -> list[Scored]:
@@ -69,6 +94,7 @@ def score_zoo(folder: Path, zoo: Zoo, progress: Progress | None = None) -> list[
     if not isinstance(generator, Scorer):
         raise UsageError(f"the generator {folder} ({generator.name}) knows no likelihoods", "give one of: igpg")
     scored: list[Scored] = []
+    limits = read_history(folder).get("usual_bits", {})
     for split in ("train", "val", "test"):
         if not any(True for _ in zoo.records(split=split)):
             continue
@@ -76,7 +102,8 @@ def score_zoo(folder: Path, zoo: Zoo, progress: Progress | None = None) -> list[
             form = generator.problem.form(members.layout)
             if form is not None:
                 bits = torch.cat(list(_bits(generator, form, members, zoo, progress)))
-                scored += compare([record.id for record in members.records], bits)
+                limit = limits.get(form.layout.fingerprint)
+                scored += compare([record.id for record in members.records], bits, limit)
     if not scored:
         raise UsageError(
             f"the generator {folder} writes no layout of the zoo {zoo.path}", "give one that learned from it"
@@ -104,8 +131,9 @@ def _bits(
             progress("score", int(pick[-1]) + 1, len(members))
 
 
-def compare(ids: list[str], bits: Float[Tensor, " n"]) -> list[Scored]:
+def compare(ids: list[str], bits: Float[Tensor, " n"], limit: float | None = None) -> list[Scored]:
     """Deviations by median and median absolute deviation, which outliers do not move."""
     above = bits - bits.median()
     spread = 1.4826 * above.abs().median().clamp(min=1e-6)
-    return [Scored(id, *pair) for id, *pair in zip(ids, bits.tolist(), (above / spread).tolist(), strict=True)]
+    far = (above / spread).tolist()
+    return [Scored(id, cost, apart, limit) for id, cost, apart in zip(ids, bits.tolist(), far, strict=True)]

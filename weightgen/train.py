@@ -24,6 +24,7 @@ from weightgen.generators import Generator, GeneratorConfig, Stage, generator_cl
 from weightgen.processes import ALONE, Processes, is_first
 from weightgen.progress import Progress
 from weightgen.resume import SafetensorsIO
+from weightgen.score import usual_bits
 from weightgen.selection import KeepBest
 from weightgen.training_data import TrainingData
 from weightgen.types import Batch
@@ -269,6 +270,8 @@ def train_generator(
         **data.task_names(),
         "stages": stages,
     }
+    if limits := usual_bits(generator, data):
+        history["usual_bits"] = limits
     if is_first():
         save_generator(out, generator, history)
         _discard(partial)

@@ -43,7 +43,7 @@ SHAPES: Mapping[str, tuple[list[int], str]] = {
     "20-20-20": ([20, 20, 20], "new depth and width, between"),
     "16-16-16-16-16": ([16] * 5, "new depth, beyond"),
 }
-GENERATORS = {"IGPG": "igpg-mlps", "D2NWG": "d2nwg-digits", "mapper": "mapper-digits"}
+GENERATORS = {"IGPG": "igpg-mlps", "D2NWG": "d2nwg-digits"}
 SAID = (
     ("a 3-layer tanh MLP for 8x8 digits, narrow", 2, 4, 16),
     ("two hidden layers of 16 units each, please", 2, 16, 16),

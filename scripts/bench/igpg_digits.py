@@ -20,6 +20,7 @@ import typer
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from weightgen.conditioners.joint import ConditionTokens
     from weightgen.evaluation.setting import Setting
     from weightgen.generators.igpg import IGPG
 
@@ -44,7 +45,8 @@ Parameters: {parameters:,}. A network takes {milliseconds:.1f} ms in batches of 
 
 ### Does the writer add anything
 
-All rows write the same words; 8 networks a held-out task, the first draw of the examples.
+8 networks a held-out task, the first draw of the examples. The refinement sees the right examples in all rows of the
+first column; the second is what the words stand for by themselves.
 
 {writer}
 
@@ -101,14 +103,15 @@ def _measure(generator: IGPG, setting: Setting) -> dict[str, Any]:
     rng = torch.Generator().manual_seed(seed_of("igpg bench"))
     uniform = torch.rand(tasks * CANDIDATES, len(line), generator=rng)
 
-    def networks(words: Tensor) -> dict[str, Tensor]:
-        values = generator.read(words.flatten(0, 1), layout).unflatten(0, (tasks, CANDIDATES))
-        return tokenizer.tensors(values, layout)
-
-    def accuracy(words: Tensor) -> float:
-        return setting.accuracy(networks(words)).mean().item()
-
     encoded = generator.conditioner(condition.repeat(CANDIDATES))
+
+    def networks(words: Tensor, refined: bool = True) -> dict[str, Tensor]:
+        values = generator.read(words.flatten(0, 1), layout, encoded if refined else None)
+        return tokenizer.tensors(values.unflatten(0, (tasks, CANDIDATES)), layout)
+
+    def accuracy(words: Tensor, refined: bool = True) -> float:
+        return setting.accuracy(networks(words, refined)).mean().item()
+
     sweep = {}
     sampling, reference = generator.config.sampling, form.reference
     written = torch.empty(0)
@@ -144,22 +147,29 @@ def _measure(generator: IGPG, setting: Setting) -> dict[str, Any]:
     smoothed = ((counts + 0.1) / (counts + 0.1).sum(-1, keepdim=True)).log2()
     by_place = -smoothed.gather(1, held_words.T).mean()
     by_book = -((used + 0.1) / (used + 0.1).sum()).log2()[held_words].mean()
-    back = networks_of(generator, held)
-    oracle_accuracy = setting.accuracy({k: v[None].expand(tasks, *v.shape) for k, v in back.items()})
+
+    def of_oracles(known: ConditionTokens | None) -> float:
+        back = tokenizer.tensors(generator.read(held_words, layout, known), layout)
+        found = setting.accuracy({k: v[None].expand(tasks, *v.shape) for k, v in back.items()})
+        return found[own, torch.arange(len(own))].mean().item()
+
+    rows = {
+        "written": written,
+        "mixed_words": _shuffled(written, torch.arange(len(line)), 1),
+        "mixed_layers": _shuffled(written, line.position[:, 0], 1),
+        "other_task": written.roll(tasks // 2, 0),
+        "marginals": unigram.unflatten(0, (tasks, CANDIDATES)),
+        "unigram": anywhere.unflatten(0, (tasks, CANDIDATES)),
+        "mean_network": mean.unflatten(0, (tasks, CANDIDATES)),
+    }
+    writer = {name: [accuracy(words, refined) for refined in (True, False)] for name, words in rows.items()}
+    told = generator.conditioner(condition.map(lambda part: part[own]))
     return {
         "words": len(line),
         "bits_a_weight": generator.codec.bits_a_weight(*_template(generator)),
         "temperature": sampling.temperature,
         "sweep": sweep,
-        "writer": {
-            "written": accuracy(written),
-            "mixed_words": sweep[str(sampling.temperature)]["mixed_words"],
-            "mixed_layers": sweep[str(sampling.temperature)]["mixed_layers"],
-            "marginals": accuracy(unigram.unflatten(0, (tasks, CANDIDATES))),
-            "unigram": accuracy(anywhere.unflatten(0, (tasks, CANDIDATES))),
-            "mean_network": accuracy(mean.unflatten(0, (tasks, CANDIDATES))),
-            "codec": oracle_accuracy[own, torch.arange(len(own))].mean().item(),
-        },
+        "writer": {**writer, "codec": [of_oracles(told), of_oracles(None)]},
         "bits": {
             "prior": bits.mean().item(),
             "wrong_condition": wrong.mean().item(),
@@ -172,12 +182,6 @@ def _measure(generator: IGPG, setting: Setting) -> dict[str, Any]:
 def _template(generator: IGPG) -> tuple[Tensor, Tensor]:
     frame = generator.frame(generator.problem.forms[0].layout)
     return frame.mask, frame.position
-
-
-def networks_of(generator: IGPG, values: Tensor) -> dict[str, Tensor]:
-    """Networks after the codec."""
-    layout = generator.problem.forms[0].layout
-    return generator.problem.tokenizer.tensors(generator.reconstruct(values, layout), layout)
 
 
 def _speed(generator: IGPG, setting: Setting, batch: int = 32, rounds: int = 5) -> dict[str, Any]:
@@ -297,13 +301,17 @@ def _writer_table(writing: list[dict]) -> list[str]:
         "written": "as written, word by word",
         "mixed_words": "every word from another network of the task: independent draws from the writer's marginals",
         "mixed_layers": "every layer from another network of the task: coherence between layers",
+        "other_task": "the words of another task: what the refinement does by itself",
         "marginals": "every place drawn from the words that training networks have there",
         "unigram": "every place drawn from all words of training networks",
         "mean_network": "the mean of all training networks, after the codec",
         "codec": "networks trained on the held-out tasks, after the codec",
     }
-    lines = ["| what is written | accuracy, % |", "|---|---|"]
-    return lines + [f"| {text} | {_percent([w['writer'][name] for w in writing])} |" for name, text in what.items()]
+    lines = ["| what is written | accuracy, % | words alone, % |", "|---|---|---|"]
+    for name, text in what.items():
+        cells = [_percent([w["writer"][name][column] for w in writing]) for column in (0, 1)]
+        lines.append(f"| {text} | {' | '.join(cells)} |")
+    return lines
 
 
 def _sweep_table(writing: list[dict]) -> list[str]:
