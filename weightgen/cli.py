@@ -17,6 +17,7 @@ from weightgen import __version__
 from weightgen.compose_cli import compose
 from weightgen.console import print_error, run_job
 from weightgen.decode_cli import add_decode_commands
+from weightgen.evaluate_cli import evaluate
 from weightgen.generate_cli import generate
 from weightgen.kit_cli import kit
 from weightgen.large_cli import explore
@@ -35,13 +36,12 @@ app = typer.Typer(
 app.add_typer(zoo_app, name="zoo")
 add_decode_commands(app)
 app.command()(compose)
+app.command()(evaluate)
 app.command()(explore)
 app.command()(generate)
 app.command()(kit)
 app.command()(retrieve)
 app.command()(solve)
-
-Generator = Annotated[Path, typer.Option("--generator", metavar="DIR", help="Folder of a trained generator.")]
 
 
 @app.command()
@@ -72,31 +72,6 @@ def train(
             devices=devices,
             strategy=strategy,
             accelerator=accelerator,
-        ),
-        as_json,
-    )
-
-
-@app.command()
-def evaluate(
-    generator: Generator,
-    zoo: ZooDir,
-    out: OutDir,
-    seeds: Annotated[str, typer.Option("--seeds", metavar="0,1,2", help="Seeds of the runs to average.")] = "0,1,2",
-    candidates: Annotated[int, typer.Option("--candidates", min=1, help="Networks a task for the best-of rows.")] = 8,
-    as_json: Json = False,
-) -> int:
-    """Compare generated networks with everything simpler, on tasks nobody trained on."""
-    from weightgen import jobs
-
-    return run_job(
-        lambda progress: jobs.evaluate(
-            generator=generator,
-            zoo=zoo,
-            out=out,
-            seeds=_parse_seeds(seeds),
-            candidates=candidates,
-            progress=progress,
         ),
         as_json,
     )
@@ -146,16 +121,6 @@ def _print_parse_error(error: Exception, as_json: bool) -> int:
         print(message, file=sys.stderr)  # with rich the help is on the screen already and this is empty
         return UsageError.exit_code
     return print_error(message, f"see '{path} --help'", UsageError.exit_code, as_json)
-
-
-def _parse_seeds(text: str) -> tuple[int, ...]:
-    try:
-        seeds = tuple(int(part) for part in text.split(","))
-    except ValueError:
-        seeds = ()
-    if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
-        raise UsageError(f"--seeds {text!r} is no list of different numbers", "write for example --seeds 0,1,2")
-    return seeds
 
 
 if __name__ == "__main__":

@@ -82,13 +82,17 @@ def interval(values: Float[Tensor, " b"], share: float = 0.95) -> tuple[float, f
 def scores(
     logits: Float[Tensor, "n c"], y: Int[Tensor, " n"], seed: int = 0, digits: int = 4
 ) -> dict[str, float | Sequence[float]]:
-    """Accuracy, macro-F1 with its 95 % interval over examples, and calibration error."""
-    found = logits.argmax(-1)
-    low, high = interval(macro_f1_weighted(found, y, resamples(y, seed)))
+    """Accuracy and macro-F1, each with its 95 % interval over examples, and calibration error."""
+    found, drawn = logits.argmax(-1), resamples(y, seed)
+    ends = {
+        "accuracy": interval(drawn @ (found == y).float() / len(y)),
+        "macro_f1": interval(macro_f1_weighted(found, y, drawn)),
+    }
     return {
         "accuracy": round(accuracy(found, y), digits),
+        "accuracy_interval": [round(end, digits) for end in ends["accuracy"]],
         "macro_f1": round(macro_f1(found, y), digits),
-        "macro_f1_interval": [round(low, digits), round(high, digits)],
+        "macro_f1_interval": [round(end, digits) for end in ends["macro_f1"]],
         "calibration_error": round(expected_calibration_error(logits, y), digits),
         "examples": len(y),
     }

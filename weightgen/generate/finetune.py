@@ -68,6 +68,8 @@ def finetune_adapter(
     *,
     lr: float = ADAPTER_LR,
     points: int = POINTS,
+    warmup: int = 0,
+    bfloat16: bool = False,
 ) -> tuple[Weights, list[dict[str, float]]]:
     """Train an adapter on labelled texts.
 
@@ -81,6 +83,8 @@ def finetune_adapter(
         seed: decides the order of the examples.
         lr: first rate.
         points: of the curve, the start aside; 0 for no curve.
+        warmup: updates in which the rate grows to the first rate.
+        bfloat16: run the encoder in bfloat16; adapter and logits stay in float32.
 
     Returns:
         The trained adapter, and its loss on all of these examples after some of the steps.
@@ -93,7 +97,8 @@ def finetune_adapter(
     rng = torch.Generator().manual_seed(seed)
 
     def found(rows: Sequence[int]) -> Float[Tensor, "n c"]:
-        vectors = encoder.embed([*(tokens[i] for i in rows), *label_tokens], tensors)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            vectors = encoder.embed([*(tokens[i] for i in rows), *label_tokens], tensors)
         return base.config.scale * vectors[: len(rows)] @ vectors[len(rows) :].T
 
     keep, curve = set(_kept(steps, points)), []
@@ -105,7 +110,7 @@ def finetune_adapter(
             break
         rows = torch.randperm(len(y), generator=rng)[:BATCH].tolist()
         for group in optimizer.param_groups:
-            group["lr"] = lr * (1 - step / steps)
+            group["lr"] = lr * (1 - step / steps) * min(1.0, (step + 1) / (warmup + 1))
         loss = F.cross_entropy(found(rows), y[rows])
         optimizer.zero_grad()
         loss.backward()

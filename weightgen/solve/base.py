@@ -30,6 +30,7 @@ class Base:
         encoder: the base model; nothing in it is trained.
         labels: each label in words.
         meter: what is charged.
+        bfloat16: whether the processor has instructions for it, so that it is used.
     """
 
     def __init__(self, encoder: TextEncoder, labels: Sequence[str], meter: Meter) -> None:
@@ -37,12 +38,12 @@ class Base:
         for parameter in encoder.model.parameters():
             parameter.requires_grad_(False)
         self.encoder, self.labels, self.meter = encoder, tuple(labels), meter
-        self._quick = _fast_bfloat16()
+        self.bfloat16 = _fast_bfloat16()
 
     @contextlib.contextmanager
     def quick(self) -> Iterator[None]:
         """Matrix products in bfloat16 where the processor has instructions for them."""
-        with torch.autocast("cpu", torch.bfloat16, enabled=self._quick):
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.bfloat16):
             yield
 
     @torch.no_grad()

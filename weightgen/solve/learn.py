@@ -24,7 +24,7 @@ EVALUATIONS, SEARCHED = 40, 20
 SEARCH_TEXTS = 128
 STEPS = ((32, 30), (256, 60), (1 << 62, 100))
 """Updates of fine-tuning up to so many examples."""
-LR = 1e-3
+LR, WARMUP = 1e-3, 6
 
 
 def training_steps(examples: int) -> int:
@@ -44,7 +44,7 @@ class Learner:
         """Train an adapter further, or a fresh one."""
         first = start or self.base.fresh(self.seed)
         steps = training_steps(len(rows))
-        with self.base.meter.paying(steps), self.base.quick():
+        with self.base.meter.paying(steps):
             trained, _ = finetune_adapter(
                 AdaptedEncoder(self.base.encoder, first.layout),
                 first,
@@ -55,6 +55,8 @@ class Learner:
                 self.seed,
                 lr=LR,
                 points=0,
+                warmup=steps // WARMUP,
+                bfloat16=self.base.bfloat16,
             )
         return trained
 
