@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from weightgen.generators import Generator
+    from zoo.build.vectorised import TrainingConfig
     from zoo.datasets import ExampleBank, Examples, Members
     from zoo.zoo import Zoo
 
@@ -78,8 +78,11 @@ Announcements for {instructions} instructions that were written by hand, of the 
 
 {said}
 """
+NEIGHBOUR, FULL = "nearest shape, resized", "trained in full"
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 Networks = Mapping[str, "Tensor"]
+Method = Callable[[list[int], "Examples", int], Networks]
+"""From hidden layers, what is known of tasks, and a seed, to one network a task."""
 
 
 def nearest_shape(wanted: Sequence[int], known: Sequence[Sequence[int]]) -> list[int]:
@@ -173,7 +176,9 @@ def _accuracy(architecture: Mapping[str, Any], networks: Networks, bank: Example
     return found
 
 
-def _trained(architecture: Mapping[str, Any], starts: Networks, tasks: Tasks, training: Any, epochs: int) -> Networks:
+def _trained(
+    architecture: Mapping[str, Any], starts: Networks, tasks: Tasks, training: TrainingConfig, epochs: int
+) -> Networks:
     from zoo.build.vectorised import train_stages
 
     data = [tasks.train.all(task) for task in range(len(tasks.train.tasks))]
@@ -184,7 +189,7 @@ def _trained(architecture: Mapping[str, Any], starts: Networks, tasks: Tasks, tr
     return list(stages)[-1][1]
 
 
-def _neighbours(groups: Sequence[Members], zoo: Zoo, shots: int) -> Callable[[list[int], Examples, int], Networks]:
+def _neighbours(groups: Sequence[Members], zoo: Zoo, shots: int) -> Method:
     """Networks of the task with the nearest class means, of the nearest shape, resized."""
     import torch
 
@@ -208,7 +213,7 @@ def _neighbours(groups: Sequence[Members], zoo: Zoo, shots: int) -> Callable[[li
     return make
 
 
-def _written(generator: Generator) -> Callable[[list[int], Examples, int], Networks]:
+def _written(generator: Generator) -> Method:
     import torch
 
     from weightgen.types import Condition, Vectors
@@ -251,9 +256,35 @@ def _heard(generator: Generator) -> dict[str, Any]:
     return {"rows": rows, **{key: sum(row[key] for row in rows) for key in ("depth", "width")}}
 
 
-def _one(seed: int, work: Path) -> dict[str, Any]:
-    import torch
+def _rows(make: Method, val: Tasks, test: Tasks, training: TrainingConfig, seed: int) -> dict[str, Any]:
+    """Accuracy of one method on every shape, before and after an epoch; its rate is chosen on validation tasks."""
+    rows: dict[str, Any] = {}
+    for label, (hidden, _) in SHAPES.items():
+        architecture, found, rates = _architecture(hidden), make(hidden, val.examples, seed + 1), {}
+        for rate in RATES:
+            trained = _trained(architecture, found, val, training.model_copy(update={"lr": rate}), 1)
+            rates[rate] = _mean(_accuracy(architecture, trained, val.judge))
+        rate = max(rates, key=lambda one: rates[one])
+        start = make(hidden, test.examples, seed)
+        after = _trained(architecture, start, test, training.model_copy(update={"lr": rate}), 1)
+        epochs = {str(i): _accuracy(architecture, one, test.judge) for i, one in enumerate((start, after))}
+        rows[label] = {"rate": rate, **epochs}
+        print(label, [round(_mean(scores), 4) for scores in epochs.values()], file=sys.stderr, flush=True)
+    return rows
 
+
+def _in_full(make: Method, test: Tasks, training: TrainingConfig) -> dict[str, Any]:
+    """Networks of every shape that are trained on the held-out tasks as those of the zoo were on theirs."""
+    rows = {}
+    for label, (hidden, _) in SHAPES.items():
+        architecture, start = _architecture(hidden), make(hidden, test.examples, 0)
+        full = _trained(architecture, start, test, training, training.epochs)
+        rows[label] = {"rate": training.lr, "0": _accuracy(architecture, full, test.judge)}
+    return rows
+
+
+def _one(seed: int, work: Path, target: Path) -> None:
+    """Everything about one seed; what is in the file already is not measured again."""
     from weightgen import jobs
     from weightgen.checkpoint import load_generator
     from zoo.build.vectorised import TrainingConfig, initialise
@@ -262,62 +293,46 @@ def _one(seed: int, work: Path) -> dict[str, Any]:
     from zoo.threads import torch_threads
     from zoo.zoo import Zoo
 
-    folder = work / f"mlps-{seed}"
+    result: dict[str, Any] = {"generators": {}, "methods": {}}
+    if target.is_file():
+        result = json.loads(target.read_text())
+
+    def keep() -> None:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(json.dumps(result, indent=1) + "\n")
+
+    def scratch(hidden: list[int], examples: Examples, first: int) -> Networks:
+        return initialise(_architecture(hidden), [first + i for i in range(len(examples.mask))])
+
+    folder, methods = work / f"mlps-{seed}", result["methods"]
     jobs.build_zoo(ROOT / "configs" / "mlps.yaml", folder, [f"seed={seed}"])
-    made: dict[str, Generator] = {}
-    result: dict[str, Any] = {"generators": {}, "shapes": {}}
-    for name, config in GENERATORS.items():
-        out = work / f"{name.lower()}-mlps-{seed}"
-        started = time.process_time()
-        jobs.train(ROOT / "configs" / f"{config}.yaml", folder, out, [f"seed={seed}"])
-        made[name] = load_generator(out)
-        history = json.loads((out / "history.json").read_text())
-        result["generators"][name] = {
-            "parameters": history["parameters"],
-            "validation": list(history["stages"].values())[-1]["val_accuracy"],
-            "seconds": sum(stage["seconds"] for stage in history["stages"].values()),
-            "core_seconds_now": round(time.process_time() - started, 1),
-        }
     with Zoo.open(folder) as zoo, torch_threads(1):
         recipe = zoo.meta("recipe")
         assert recipe is not None
         groups, training = load_groups(zoo, "train"), TrainingConfig(**recipe["training"])
         result["zoo_shapes"] = [architecture_of(one.layout)["sizes"][1:-1] for one in groups]
-        known = {name: _written(generator) for name, generator in made.items()}
-        known["nearest shape, resized"] = _neighbours(groups, zoo, 10)
-        known["scratch"] = lambda hidden, examples, seed: initialise(
-            _architecture(hidden), [seed + i for i in range(len(examples.mask))]
-        )
         val, test = _tasks(zoo, "val", 10), _tasks(zoo, "test", 10)
-        for label, (hidden, _) in SHAPES.items():
-            architecture, rows = _architecture(hidden), {}
-            for name, make in known.items():
-                found = make(hidden, val.examples, seed + 1)
-                rates = {}
-                for rate in RATES:
-                    with_rate = training.model_copy(update={"lr": rate})
-                    scores = _accuracy(architecture, _trained(architecture, found, val, with_rate, 1), val.judge)
-                    rates[rate] = sum(scores) / len(scores)
-                rate = max(rates, key=lambda one: rates[one])
-                start = make(hidden, test.examples, seed)
-                with_rate = training.model_copy(update={"lr": rate})
-                after = _trained(architecture, start, test, with_rate, 1)
-                rows[name] = {"rate": rate, 0: _accuracy(architecture, start, test.judge)}
-                rows[name][1] = _accuracy(architecture, after, test.judge)
-                reached = [round(_mean(rows[name][epoch]), 4) for epoch in (0, 1)]
-                print(label, name, reached, file=sys.stderr, flush=True)
-            full = _trained(
-                architecture,
-                known["scratch"](hidden, test.examples, seed),
-                test,
-                training,
-                training.epochs,
-            )
-            rows["trained in full"] = {"rate": training.lr, 0: _accuracy(architecture, full, test.judge)}
-            result["shapes"][label] = rows
-        result["instructions"] = _heard(made["IGPG"])
-        torch.manual_seed(0)
-    return result
+        if FULL not in methods:
+            methods["scratch"] = _rows(scratch, val, test, training, seed)
+            methods[NEIGHBOUR] = _rows(_neighbours(groups, zoo, 10), val, test, training, seed)
+            methods[FULL] = _in_full(scratch, test, training)
+            keep()
+        for name, config in GENERATORS.items():
+            if name in methods:
+                continue
+            out = work / f"{name.lower()}-mlps-{seed}"
+            jobs.train(ROOT / "configs" / f"{config}.yaml", folder, out, [f"seed={seed}"])
+            generator, history = load_generator(out), json.loads((out / "history.json").read_text())
+            stages = history["stages"].values()
+            result["generators"][name] = {
+                "parameters": history["parameters"],
+                "validation": list(stages)[-1]["val_accuracy"],
+                "seconds": round(sum(stage["seconds"] for stage in stages), 1),
+            }
+            methods[name] = _rows(_written(generator), val, test, training, seed)
+            if generator.problem.text_encoder is not None:
+                result["instructions"] = _heard(generator)
+            keep()
 
 
 @app.command()
@@ -325,13 +340,9 @@ def run(
     work: Annotated[Path, typer.Option(help="Folder for zoos and generators.")] = Path("runs/bench-mlps"),
     seeds: Annotated[str, typer.Option(help="Seeds, separated by commas.")] = "0",
 ) -> None:
-    """Run every seed whose result is not there yet."""
+    """Measure what is not measured yet, seed by seed."""
     for seed in map(int, seeds.split(",")):
-        target = RESULTS / f"full-{seed}.json"
-        if not target.is_file():
-            found = _one(seed, work)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text(json.dumps(found, indent=1) + "\n")
+        _one(seed, work, RESULTS / f"full-{seed}.json")
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -349,17 +360,17 @@ def render() -> None:
     if not paths:
         raise SystemExit("error: there are no results; remedy: python scripts/bench/igpg_architectures.py run")
     runs = [json.loads(path.read_text()) for path in paths]
-    names = [*GENERATORS, "nearest shape, resized", "scratch"]
+    names = [*(name for name in GENERATORS if name in runs[0]["methods"]), NEIGHBOUR, "scratch"]
     lines = [
-        f"| hidden layers | | {' | '.join(names)} | trained in full |",
+        f"| hidden layers | | {' | '.join(names)} | {FULL} |",
         f"|---|---|{'---|' * len(names)}---|",
     ]
-    wins = {"nearest shape, resized": 0, "scratch": 0}
+    wins = {NEIGHBOUR: 0, "scratch": 0}
     new = [label for label, (_, what) in SHAPES.items() if what != "in the zoo"]
     for label, (_, what) in SHAPES.items():
-        rows = {name: [one["shapes"][label][name] for one in runs] for name in [*names, "trained in full"]}
+        rows = {name: [one["methods"][name][label] for one in runs] for name in [*names, FULL]}
         cells = [f"{_cell(rows[name], '0')} / {_cell(rows[name], '1')}" for name in names]
-        lines.append(f"| {label} | {what} | {' | '.join(cells)} | {_cell(rows['trained in full'], '0')} |")
+        lines.append(f"| {label} | {what} | {' | '.join(cells)} | {_cell(rows[FULL], '0')} |")
         for name in wins if label in new else ():
             wins[name] += float(_cell(rows["IGPG"], "1")) > float(_cell(rows[name], "1"))
     made = runs[0]["generators"]
@@ -378,7 +389,7 @@ def render() -> None:
         costs=costs,
         table="\n".join(lines),
         new=len(new),
-        above_neighbour=wins["nearest shape, resized"],
+        above_neighbour=wins[NEIGHBOUR],
         above_scratch=wins["scratch"],
         instructions=len(heard["rows"]),
         depth=heard["depth"],
