@@ -39,6 +39,17 @@ def test_products_are_convolution_and_pooling(
         torch.testing.assert_close(pooled_convolution(x.detach(), weight, bias, pool), results[0][0])
 
 
+def test_one_network_alone_has_the_gradients_that_it_has_among_others() -> None:
+    rng = torch.Generator().manual_seed(0)
+    x, weight = torch.randn(1, 2, 8, 8, 5, generator=rng), torch.randn(1, 3, 2, 3, 3, generator=rng)
+    leaves = [value.requires_grad_() for value in (x, weight)]
+    bias = torch.zeros(1, 3)
+    alone = torch.autograd.grad(pooled_convolution(x, weight, bias, 2, True).sin().sum(), leaves)
+    pair = pooled_convolution(x, weight.expand(2, -1, -1, -1, -1), bias.expand(2, -1), 2, True)
+    for one, two in zip(alone, torch.autograd.grad(pair.sin().sum() / 2, leaves), strict=True):
+        torch.testing.assert_close(one, two)
+
+
 def test_equal_values_share_no_gradient_twice() -> None:
     x, weight = torch.ones(1, 1, 4, 4, 3), torch.ones(2, 1, 1, 3, 3, requires_grad=True)
     pooled_convolution(x, weight, torch.zeros(2, 1), 2).sum().backward()

@@ -96,7 +96,7 @@ class _PooledConvolution(torch.autograd.Function):
             products = _shares(by_columns, lower[part], scratch("products", shape)).view(*by_rows[part].shape[:2], -1)
             torch.matmul(products, windows.mT, out=by_rows[part])
             if by_x is not None:
-                by_windows = scratch("by_windows", windows.shape)
+                by_windows = scratch("by_windows", (len(products), *windows.shape[-2:]))
                 torch.matmul(rows[part].mT, products, out=by_windows)
                 by_x[part] = _overlapped(by_windows, by_x[part].shape, grad.shape[2:4], pool)
         return by_x, _kernels(by_rows, weight, pool), by_bias, None, None
