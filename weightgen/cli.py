@@ -21,6 +21,7 @@ from weightgen.evaluate_cli import evaluate
 from weightgen.generate_cli import generate
 from weightgen.kit_cli import kit
 from weightgen.large_cli import explore
+from weightgen.leaderboard_cli import leaderboard
 from weightgen.options import Json, OutDir, Sets, ZooDir
 from weightgen.retrieve_cli import retrieve
 from weightgen.solve_cli import solve
@@ -40,6 +41,7 @@ app.command()(evaluate)
 app.command()(explore)
 app.command()(generate)
 app.command()(kit)
+app.command()(leaderboard)
 app.command()(retrieve)
 app.command()(solve)
 

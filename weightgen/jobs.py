@@ -26,6 +26,8 @@ from weightgen.evaluate_files import evaluate_weights as evaluate_weights
 from weightgen.generate_jobs import generate as generate
 from weightgen.kit_jobs import kit as kit
 from weightgen.large_jobs import explore as explore
+from weightgen.leaderboard_jobs import LeaderboardResult as LeaderboardResult
+from weightgen.leaderboard_jobs import leaderboard as leaderboard
 from weightgen.lm_evaluation import LanguageModelResult as LanguageModelResult
 from weightgen.lm_evaluation import evaluate_language_model as evaluate_language_model
 from weightgen.progress import Progress
