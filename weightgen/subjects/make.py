@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -28,10 +29,14 @@ class TextWords:
         self.encoder = TextEncoder(EncoderConfig(name=name))
         self.encoder.model.requires_grad_(False)
         self.size: int = self.encoder.model.config.hidden_size
+        self._known: dict[str, Tensor] = {}
 
     def vectors(self, texts: Sequence[str]) -> Float[Tensor, "n e"]:
-        """Unit vectors."""
-        return self.encoder.encode(texts)
+        """Unit vectors; a text is read once, however many tasks and layouts share it."""
+        new = [text for text in dict.fromkeys(texts) if text not in self._known]
+        if new:
+            self._known |= zip(new, self.encoder.encode(new), strict=True)
+        return torch.stack([self._known[text] for text in texts])
 
     def of_task(self, task: Task, architecture: Architecture) -> Mapping[str, Tensor]:
         """Vectors of the description, of the class names, and of what the architecture is called."""
