@@ -225,6 +225,18 @@ def test_labelled_files_are_used_with_their_labels_and_words_alone_of_tasks(text
     assert words.text.texts == ()
     few = given_to_solve(None, (), text_tasks["animals"], None, None, 2, 0)
     assert few.text.texts == few.texts  # they serve as unlabelled texts too
+    with pytest.raises(UsageError, match="2 labels are given, the examples have 4"):
+        given_to_solve(None, ("one", "two"), None, text_tasks["animals"], None, None, 0)
+
+
+def test_a_base_that_peft_does_not_know_is_adapted_in_all_its_linear_layers(text_encoder: Path) -> None:
+    judge, _ = judge_of(text_encoder, 2)
+    known = judge.base.fresh(0)
+    judge.base.encoder.model.config.model_type = "unheard-of"
+    everywhere = judge.base.fresh(0)
+    assert len(known.tensors) < len(everywhere.tensors)
+    texts = ["the cat", "a dog"]
+    assert torch.equal(judge.base.logits(everywhere, texts), judge.base.logits(None, texts))
 
 
 def judge_of(text_encoder: Path, count: int) -> tuple[Judge, GivenTask]:

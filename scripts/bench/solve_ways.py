@@ -21,10 +21,10 @@ from weightgen.types import TaskText
 from zoo.build.encoder import EncoderConfig, TextEncoder
 from zoo.build.text_tasks import TextTask, load_text_task
 from zoo.seeds import seed_of
-from zoo.tasks import TRAIN
+from zoo.tasks import TEST, TRAIN, VAL
 from zoo.types import Weights
 
-UNLABELLED, MOST = 32, 300
+UNLABELLED, MOST = 32, {VAL: 300, TEST: 200}
 ENDLESS = Budget(1e9, "steps")
 
 
@@ -61,7 +61,9 @@ class Measured:
 
         self.place, self.task = place, load_text_task(place.tasks / f"{name}.json.gz", 0.15, 0)
         texts, y = self.task.select(part)
-        order = torch.randperm(len(y), generator=torch.Generator().manual_seed(seed_of("judged on", name)))[:MOST]
+        order = torch.randperm(len(y), generator=torch.Generator().manual_seed(seed_of("judged on", name)))[
+            : MOST[part]
+        ]
         self.texts, self.y = [texts[i] for i in order.tolist()], y[order]
         self._drawn, self._plain = resamples(self.y, 0), y[order]
 

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from weightgen.adapted import PREFIX, AdaptedEncoder
 from weightgen.solve.budget import Meter, reading
 from zoo.build.encoder import TextEncoder
-from zoo.errors import UsageError
 from zoo.kinds import lora
 from zoo.seeds import seed_of
 from zoo.types import Weights
@@ -57,32 +56,23 @@ class Base:
         return self.encoder.config.scale * vectors[: len(texts)] @ vectors[len(texts) :].T
 
     def fresh(self, seed: int, rank: int = RANK) -> Weights:
-        """An adapter that changes nothing yet: random down, zero up, on the layers that PEFT adapts in such a model.
+        """An adapter that changes nothing yet: random down, zero up.
 
-        Raises:
-            UsageError: if PEFT knows no layers for this kind of model.
+        It is on the layers that PEFT adapts in such a model by default, or on all linear ones if it knows none.
         """
         from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as KNOWN
 
         model = self.encoder.model
         ends = set(KNOWN.get(model.config.model_type, ()))
-        linear = {
-            name: module
-            for name, module in model.named_modules()
-            if isinstance(module, nn.Linear) and name.rpartition(".")[2] in ends
-        }
-        if not linear:
-            raise UsageError(
-                f"PEFT names no layers to adapt in a model of the type {model.config.model_type!r}",
-                "give --zoo DIR with adapters of this base",
-            )
+        every = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+        linear = {name: module for name, module in every.items() if name.rpartition(".")[2] in ends} or every
         rng = torch.Generator().manual_seed(seed_of("fresh", seed))
         tensors: dict[str, Tensor] = {}
         for name, module in linear.items():
             down = (2 * torch.rand(rank, module.in_features, generator=rng) - 1) / module.in_features**0.5
             tensors[f"{PREFIX}{name}.lora_A.weight"] = down
             tensors[f"{PREFIX}{name}.lora_B.weight"] = torch.zeros(module.out_features, rank)
-        return lora.from_state_dict(tensors, _config(rank, sorted(ends), self.encoder.base_model))
+        return lora.from_state_dict(tensors, _config(rank, sorted(linear), self.encoder.base_model))
 
     def named(self, adapter: Weights) -> Weights:
         """The adapter with the name of this base in its configuration."""

@@ -117,7 +117,7 @@ def solve_card(report: Mapping[str, Any]) -> str:
     advice = "\n**Use the base instead.** The adapter in this folder changes nothing.\n" if verdict["use_base"] else ""
     lines = [f"| {' | '.join(_cells(row))} |" for row in report["candidates"]]
     controls = [f"- {name}: {value}" for name, value in report["controls"].items()] or ["- none without labels"]
-    notes = [f"- {note}" for note in report["notes"]] or ["- none"]
+    notes = [f"- {note}" for note in report["notes"]]
     return "\n".join(
         [
             *front,

@@ -54,5 +54,10 @@ def given_to_solve(
         use_labels = ALL if use_labels is None else use_labels
         use_examples = UNLABELLED if use_examples is None else use_examples
     given = given_task(description, labels, task, data, use_examples or 0, use_labels or 0, seed)
+    if len(given.y) and int(given.y.max()) >= len(given.text.labels):
+        raise UsageError(
+            f"{len(given.text.labels)} labels are given, the examples have {int(given.y.max()) + 1}",
+            "give --labels in the order of the file, or leave them out",
+        )
     texts = given.text.texts or given.texts
     return replace(given, text=replace(given.text, texts=tuple(texts[:UNLABELLED])))

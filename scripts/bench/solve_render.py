@@ -1,0 +1,195 @@
+"""The section of docs/results.md on the portfolio, from the saved JSON only."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from scripts.bench._page import put
+from weightgen.solve.record import SHIPPED, Record
+from weightgen.solve.ways import WAYS
+from zoo.build.encoder import MINILM
+
+SHOTS, RESAMPLES = (0, 4, 16, 64), 4000
+SECTION = """## The portfolio
+
+Made by `python scripts/bench/solve.py render` from `docs/results/solve`. Whole tasks are held out: neither the
+adapters (34 tasks, the training split of the zoo of the study above) nor the generator have seen them, and nothing of
+the portfolio was chosen on them; that study opened them before. Everything knows description, label texts and
+{unlabelled} unlabelled texts; shots are labelled examples a label. Macro-F1 in %, on {judged} test examples a task at
+most. Budget of `solve`: {budget:g} steps. {complete} tasks are measured in full: {tasks}. Every task counts once, one
+draw of the shots. Intervals are 95 %, from {resamples} paired resamples of the tasks.
+
+{table}
+
+Best single method: the one way that is best on average at that number of shots, looked up after the fact.
+
+| portfolio minus | {heads} |
+|---|{rule}
+{differences}
+
+Chosen ways, all tasks and label counts:
+
+{chosen}
+
+{abstention}
+
+{runs}
+
+### The track record that few labels are read beside
+
+Gain over the base in points of macro-F1, mean and deviation over tasks ({record_tasks}), on their validation examples.
+None of these tasks is one of the above.
+
+| way | {record_heads} | tasks |
+|---|{record_rule}---|
+{record}
+"""
+
+
+def render(folder: Path) -> None:
+    """Write the section."""
+    files = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("test-*.json"))]
+    done = [one for one in files if any(row.get("done") for row in one["rows"])]
+    scores = {one["task"]: _scores(one["rows"]) for one in done}
+    record = Record.load(SHIPPED, MINILM)
+    assert record is not None
+    known = sorted({task for shots in record.scores.values() for tasks in shots.values() for task in tasks})
+    text = SECTION.format(
+        unlabelled=done[0]["unlabelled"],
+        judged=done[0]["most_examples"],
+        budget=done[0]["budget_steps"],
+        complete=len(done),
+        tasks=", ".join(scores),
+        resamples=RESAMPLES,
+        table=_table(scores),
+        heads=" | ".join(f"{shots} shots" for shots in SHOTS),
+        rule="---|" * len(SHOTS),
+        differences=_differences(scores),
+        chosen=_chosen(done),
+        abstention=_abstention(done),
+        runs=_runs(folder),
+        record_tasks=", ".join(known),
+        record_heads=" | ".join(f"{shots} shots" for shots in SHOTS[1:]),
+        record_rule="---|" * (len(SHOTS) - 1),
+        record=_record(record),
+    )
+    put("solve", text)
+    print(text)
+
+
+def _scores(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, int], float]:
+    """Macro-F1 by way and shots; ways that learn nothing count at every number of shots."""
+    found = {}
+    for row in rows:
+        if "macro_f1" in row:
+            fixed = row["way"] in WAYS and not WAYS[row["way"]].learned
+            for shots in SHOTS if fixed else (row["shots"],):
+                found[row["way"], shots] = row["macro_f1"]
+    return found
+
+
+def _column(scores: Mapping[str, Mapping[tuple[str, int], float]], way: str, shots: int) -> torch.Tensor | None:
+    values = [one.get((way, shots)) for one in scores.values()]
+    return None if None in values else torch.tensor([value for value in values if value is not None])
+
+
+def _best(scores: Mapping[str, Mapping[tuple[str, int], float]], shots: int) -> str:
+    means = {way: column.mean().item() for way in WAYS if (column := _column(scores, way, shots)) is not None}
+    return max(means, key=lambda way: means[way])
+
+
+def _table(scores: Mapping[str, Mapping[tuple[str, int], float]]) -> str:
+    titles = {"portfolio": "**portfolio**", **{way: one.what for way, one in WAYS.items()}}
+    lines = [f"| | {' | '.join(f'{shots} shots' for shots in SHOTS)} |", "|---|" + "---|" * len(SHOTS)]
+    for way, title in titles.items():
+        columns = [_column(scores, way, shots) for shots in SHOTS]
+        cells = ["" if column is None else f"{100 * column.mean():.1f}" for column in columns]
+        lines.append(f"| {title} | {' | '.join(cells)} |")
+    cells = []
+    for shots in SHOTS:
+        best = torch.stack([c for way in WAYS if (c := _column(scores, way, shots)) is not None]).amax(0)
+        cells.append(f"{100 * best.mean():.1f}")
+    return "\n".join([*lines, f"| the best way of every task, looked up on its test examples | {' | '.join(cells)} |"])
+
+
+def _differences(scores: Mapping[str, Mapping[tuple[str, int], float]]) -> str:
+    rng = torch.Generator().manual_seed(0)
+    lines = []
+    for name in ("base", "static", "best single method"):
+        cells = []
+        for shots in SHOTS:
+            way = _best(scores, shots) if name.startswith("best") else name
+            ours, other = _column(scores, "portfolio", shots), _column(scores, way, shots)
+            assert ours is not None
+            assert other is not None
+            gain = 100 * (ours - other)
+            drawn = gain[torch.randint(len(gain), (RESAMPLES, len(gain)), generator=rng)].mean(1)
+            low, high = torch.quantile(drawn, torch.tensor([0.025, 0.975])).tolist()
+            suffix = f" ({way})" if name.startswith("best") else ""
+            cells.append(f"{gain.mean():+.1f} [{low:+.1f}, {high:+.1f}]{suffix}")
+        title = "one adapter for all tasks" if name == "static" else name
+        lines.append(f"| {title} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _chosen(files: Sequence[Mapping[str, Any]]) -> str:
+    lines = ["| task | " + " | ".join(f"{shots} shots" for shots in SHOTS) + " |", "|---|" + "---|" * len(SHOTS)]
+    for one in files:
+        rows = {row["shots"]: row for row in one["rows"] if row["way"] == "portfolio"}
+        cells = [f"{rows[shots]['chosen_way']} {100 * rows[shots]['macro_f1']:.1f}" for shots in SHOTS]
+        lines.append(f"| {one['task']} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _abstention(files: Sequence[Mapping[str, Any]]) -> str:
+    """How often the advice to use the base was right, and how often it would have been."""
+    said = right = cases = due = 0
+    for one in files:
+        rows = [row for row in one["rows"] if "macro_f1" in row]
+        base = next(row for row in rows if row["way"] == "base")
+        for ours in (row for row in rows if row["way"] == "portfolio"):
+            fixed = [row for row in rows if row["way"] in WAYS and not WAYS[row["way"]].learned]
+            learned = [row for row in rows if row["way"] in WAYS and WAYS[row["way"]].learned]
+            rivals = fixed + [row for row in learned if row["shots"] == ours["shots"]]
+            best = max(rivals, key=lambda row: row["macro_f1"])
+            within = best["macro_f1"] - base["macro_f1"] <= best["noise"]
+            cases, due = cases + 1, due + within
+            if ours["chosen_way"] == "base":
+                said, right = said + 1, right + within
+    share = f"{right} of them rightly" if said else "so the share of right advice cannot be told"
+    return (
+        f"Abstention: `solve` advised the base in {said} of {cases} cases, {share} (the best way was within one "
+        f"standard error of the base on the test examples, paired). In {due} of the {cases} cases it would have been "
+        "right."
+    )
+
+
+def _runs(folder: Path) -> str:
+    """Time and memory of whole commands."""
+    path = folder / "budget.json"
+    if not path.is_file():
+        return ""
+    found = json.loads(path.read_text(encoding="utf-8"))
+    head = "| task | labelled | whole command, s | of which search, s | steps | peak memory, MiB | chosen |"
+    lines = [f"Whole commands at `--budget {found['budget']}`, {found['machine']}:", "", head, "|" + "---|" * 7]
+    for row in found["runs"]:
+        cells = [row["task"], row["labelled"], f"{row['wall']:.0f}", f"{row['seconds']:.0f}", f"{row['steps']:.0f}"]
+        lines.append(f"| {' | '.join(map(str, [*cells, row['peak_memory_mib'], row['choice']]))} |")
+    return "\n".join(lines)
+
+
+def _record(record: Record) -> str:
+    lines = []
+    for way in WAYS:
+        priors = [record.prior(way, "base", shots) for shots in SHOTS[1:]]
+        if way == "base" or priors[0] is None:
+            continue
+        cells = ["" if one is None else f"{100 * one.mean:+.1f} ± {100 * one.spread:.1f}" for one in priors]
+        count = len(next(iter(record.scores[way].values())))
+        lines.append(f"| {way} | {' | '.join(cells)} | {count} |")
+    return "\n".join(lines)
