@@ -7,7 +7,7 @@ import torch
 
 from tests.decoding import llama
 from weightgen import WeakToStrong
-from weightgen.decode.speculative import DraftLength, accept, speculate
+from weightgen.decode.speculative import LONGEST, Drafting, accept, speculate
 from zoo.errors import UsageError
 
 
@@ -75,13 +75,24 @@ def test_sampled_text_has_the_distribution_of_plain_sampling() -> None:
         assert chi < 35  # 11 degrees of freedom: below 35 in 99.97 % of samples
 
 
+def drafted(drafting: Drafting, confidence: float) -> int:
+    length = 0
+    while drafting.wants(confidence):
+        length += 1
+    drafting.reach, drafting.levels = 1.0, []
+    return length
+
+
 def test_drafts_grow_with_acceptance_and_shrink_with_cost() -> None:
-    assert DraftLength(0.1, kept=0.95).choose() > DraftLength(0.1, kept=0.5).choose()
-    assert DraftLength(0.5, kept=0.8).choose() < DraftLength(0.02, kept=0.8).choose()
-    length = DraftLength(0.05)
-    for _ in range(60):
-        length.learn(drafted=4, kept=0)
-    assert length.choose() == 1
+    assert drafted(Drafting(0.02), 0.9) > drafted(Drafting(0.3), 0.9) > drafted(Drafting(0.7), 0.9) == 0
+    drafting = Drafting(0.1)
+    for kept in (True, False):
+        for _ in range(60):
+            drafting.wants(0.9 if kept else 0.3)
+            drafting.learn(int(kept))
+    assert drafted(drafting, 0.9) == LONGEST  # tokens of this confidence were always kept
+    assert drafted(drafting, 0.3) == 0  # those never
+    assert max(drafted(drafting, 0.3) for _ in range(200)) > 0  # skipped ones get a new chance
 
 
 @torch.no_grad()

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import Cache, DynamicCache, PreTrainedModel, StaticCache
 
 from weightgen.decode.cache import OwnPrompt
+from weightgen.decode.few_rows import few_rows
 
 
 @dataclass(frozen=True)
@@ -199,7 +200,8 @@ class Pass:
             inputs["logits_to_keep"] = keep
         device = next(self.model.parameters()).device
         inputs = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in inputs.items()}
-        with self.context():
+        plain = self.forward is self.model  # compiled ones do as their compiler thinks best
+        with self.context(), few_rows(inputs["input_ids"]) if plain else nullcontext():
             logits = self.forward(**inputs).logits[:, -keep:]
         return list(logits.chunk(self.parts, dim=0))
 

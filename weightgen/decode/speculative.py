@@ -5,13 +5,14 @@
 The expert's own forward passes are needed for the fusion anyway, so a draft costs nothing extra: the strong model
 and the anchors then read all drafted tokens in one pass. A drafted token x is kept with probability min(1, p(x) / q(x))
 for the fused distribution p and the draft q, and the first that is not is drawn anew from max(p - q, 0); the result has
-the distribution p exactly (arXiv 2211.17192, theorem 1). Processors of logits act on both. The length of a draft
-follows the share that was kept.
+the distribution p exactly (arXiv 2211.17192, theorem 1). Processors of logits act on both. A draft goes on
+while its next token is likely to be kept, which the expert's confidence tells; that never looks at the token that is
+drawn, so that the distribution stays what it is.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -22,37 +23,52 @@ from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from weightgen.decode.cache import FusedCache
 from weightgen.decode.model import WeakToStrong
+from weightgen.decode.passes import Pass
 from zoo.errors import UsageError
 
 LONGEST = 16
 MEMORY = 0.9
+SPARE = 0.2
+"""What a drafted token costs beside the draft step, in units of a verification."""
+FIRST, BINS, HOPE = 0.7, 4, 0.01
+"""Share of drafts that is expected to be kept at first, levels of confidence, and how skipped ones get new chances."""
+PROCESSOR_BANDWIDTH, ACCELERATOR_BANDWIDTH = 2e10, 1e12
+LAYER_SECONDS = 3e-4
+"""Bytes a second, and the time to start a layer: only their order of size is of importance."""
 
 
 @dataclass
-class DraftLength:
-    """Chooses how many tokens to draft: the most tokens for the time, given the share of drafts that is kept.
+class Drafting:
+    """Decides how long to draft: as long as the next token is likely enough to be kept for what it costs.
 
     Attributes:
         cost: time of one draft step in units of one verification.
-        kept: recent share of drafted tokens that were kept.
+        rates: recent share of drafted tokens that were kept, by the expert's confidence in them.
+        reach: probability that all of the present draft is kept.
+        levels: confidence of each token of the present draft.
     """
 
     cost: float
-    kept: float = 0.7
+    rates: list[float] = field(default_factory=lambda: [FIRST] * BINS)
+    reach: float = 1.0
+    levels: list[int] = field(default_factory=list)
 
-    def choose(self) -> int:
-        """Length with the greatest expected number of tokens per time (arXiv 2211.17192, theorem 3.8)."""
-        share = min(self.kept, 0.99)
+    def wants(self, confidence: float) -> bool:
+        """Whether to draft one token more, given the probability of the expert's favourite."""
+        level = min(int(confidence * BINS), BINS - 1)
+        chance = self.reach * self.rates[level]
+        if len(self.levels) == LONGEST or chance < self.cost + SPARE:
+            self.rates[level] += HOPE * (1 - self.rates[level])
+            return False
+        self.reach = chance
+        self.levels.append(level)
+        return True
 
-        def rate(length: int) -> float:
-            return (1 - share ** (length + 1)) / (1 - share) / (1 + self.cost * (length + 1))
-
-        return max(range(1, LONGEST + 1), key=rate)
-
-    def learn(self, drafted: int, kept: int) -> None:
-        """Take note of one round: each kept token is a success, the first one dropped a failure."""
-        for success in [1.0] * kept + [0.0] * (kept < drafted):
-            self.kept = MEMORY * self.kept + (1 - MEMORY) * success
+    def learn(self, kept: int) -> None:
+        """Take note of how much of the draft was kept: each such token is a success, the first dropped a failure."""
+        for place, level in enumerate(self.levels[: kept + 1]):
+            self.rates[level] = MEMORY * self.rates[level] + (1 - MEMORY) * (place < kept)
+        self.reach, self.levels = 1.0, []
 
 
 def accept(
@@ -87,10 +103,18 @@ def accept(
 
 
 def cost_of_draft(model: WeakToStrong) -> float:
-    """Weights that a draft step reads, in units of those that a verification reads."""
-    sizes = [sum(p.numel() for p in one.model.parameters()) for one in model.passes]
+    """Time of a draft step in units of that of a verification, estimated from sizes."""
+    times = [_step_seconds(one) for one in model.passes]
     drafter = model.where[1][0]
-    return sizes[drafter] / max(sum(sizes) - sizes[drafter], 1)
+    return times[drafter] / max(sum(times) - times[drafter], 1e-9)
+
+
+def _step_seconds(one: Pass) -> float:
+    """About what a step of a model takes: its weights are read once, and every layer has to be started."""
+    bytes_read = sum(p.numel() * p.element_size() for p in one.model.parameters())
+    layers = one.model.config.get_text_config(decoder=True).num_hidden_layers
+    bandwidth = PROCESSOR_BANDWIDTH if one.model.device.type == "cpu" else ACCELERATOR_BANDWIDTH
+    return bytes_read / bandwidth + layers * LAYER_SECONDS
 
 
 class _Round:
@@ -120,24 +144,27 @@ class _Round:
         return torch.cat([self.mask, self.mask.new_ones(1, grown)], dim=1)
 
     def step(
-        self, length: int, processors: LogitsProcessorList, sample: bool
+        self, longest: int, drafting: Drafting, processors: LogitsProcessorList, sample: bool
     ) -> tuple[Int[Tensor, " r"], int, Float[Tensor, "m v"], Float[Tensor, "m v"]]:
         """Draft, verify and accept once; the new tokens, how many were drafted, scores and raw logits."""
         model, cache = self.model, self.cache
         new, drafted, draft_q, drafts = self.ids[:, -1:], [], [], []
-        for place in range(length + 1):
+        for place in range(longest + 1):
             raw = model.run_pass(self.drafter, new, self.mask_for(place), cache, 1)
             drafts.append(raw)
-            if place == length:
+            if place == longest:
                 break
             logits = self._of_strong(raw[self.part])
             text = torch.cat([self.ids, *drafted], dim=1)
             logits = processors(text, logits.float())  # type: ignore[arg-type]
             q = logits.softmax(-1)
+            if not drafting.wants(q.amax().item()):
+                break
             token = torch.multinomial(q, 1) if sample else q.argmax(-1, keepdim=True)
             drafted.append(token)
             draft_q.append(q[0])
             new = token
+        length = len(drafted)
         block = torch.cat([self.ids[:, -1:], *drafted], dim=1)
         raw_all: list[list[Tensor]] = [[] for _ in model.passes]
         for i in self.others:
@@ -149,7 +176,8 @@ class _Round:
             text = torch.cat([self.ids, *drafted[:place]], dim=1)
             scores.append(processors(text, fused[:, place].clone())[0])  # type: ignore[arg-type]
         stacked = torch.stack(scores)
-        tokens = accept(torch.cat(drafted, dim=1)[0], torch.stack(draft_q), stacked.softmax(-1), sample)
+        p = stacked.softmax(-1)
+        tokens = accept(block[0, 1:], torch.stack(draft_q) if draft_q else p[:0], p, sample)
         return tokens, length, stacked, fused[0]
 
     def _of_strong(self, logits: Float[Tensor, "1 1 v"]) -> Float[Tensor, "1 w"]:
@@ -191,13 +219,14 @@ def speculate(
         ids, kwargs = input_ids[row : row + 1], dict(model_kwargs)
         for key in ("attention_mask", "small_input_ids", "small_attention_mask"):
             kwargs[key] = None if kwargs.get(key) is None else kwargs[key][row : row + 1]
-        state, length = _Round(model, ids, kwargs), DraftLength(cost_of_draft(model))
+        state, drafting = _Round(model, ids, kwargs), Drafting(cost_of_draft(model))
         ended = False
         while not ended:
             room = (generation_config.max_length or 1 << 30) - state.ids.shape[1]
-            size = max(1, min(length.choose(), room - 1))
-            tokens, drafted, step_scores, step_logits = state.step(size, logits_processor, generation_config.do_sample)
-            length.learn(drafted, len(tokens) - 1)
+            tokens, drafted, step_scores, step_logits = state.step(
+                room - 1, drafting, logits_processor, generation_config.do_sample
+            )
+            drafting.learn(len(tokens) - 1)
             kept = 0
             for token in tokens:
                 state.ids = torch.cat([state.ids, token.view(1, 1)], dim=1)
