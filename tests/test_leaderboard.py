@@ -39,6 +39,7 @@ def results(tmp_path: Path) -> Path:
         {"name": "retrieved-1", "macro_f1": 0.6, "interval": [0.5, 0.7]},
     ]
     write(folder, "solved/solve", {"candidates": candidates, "verdict": {"sentence": "Take the retrieved one."}})
+    write(folder, "solved/other-run", {"rows": [{"name": "base", "mean": 0.1}, {"name": "ours", "mean": 0.2}]})
     write(folder, "other", {"speed": 3})
     return folder
 
@@ -46,7 +47,7 @@ def results(tmp_path: Path) -> Path:
 def test_every_form_is_read_and_averaged_over_tasks_and_seeds_only(results: Path) -> None:
     sections = {section.name: section for section in read_results(results)}
     assert {name: len(section.tables) for name, section in sections.items()} == {
-        **{"cards": 1, "compare": 1, "recall": 1, "solved": 1, "words": 1},
+        **{"cards": 1, "compare": 1, "recall": 1, "solved": 2, "words": 1},
         "other": 0,
     }
     (table,) = sections["compare"].tables
@@ -60,7 +61,8 @@ def test_every_form_is_read_and_averaged_over_tasks_and_seeds_only(results: Path
     assert [name for name, _ in ranked(table)] == ["one <b>", "two"]
     words = {entry.method: entry.mean for entry in sections["words"].tables[0].entries}
     assert words == {"base": pytest.approx(0.6), "ours": 0.9}
-    (solved,) = sections["solved"].tables
+    other, solved = sections["solved"].tables
+    assert (other.title, solved.title) == ("other-run", "solve")
     assert {entry.method: entry.spread for entry in solved.entries} == {
         "base": pytest.approx(0.1),
         "retrieved-1": pytest.approx(0.1),
@@ -97,8 +99,8 @@ def test_the_page_is_whole_and_needs_nothing_else(results: Path, tmp_path: Path)
     assert "Take the retrieved one." in text
     assert "Without a comparison of methods: other." in text
     assert re.search(r'class="best" data-value="0.800000">80.0<', text)
-    assert result.files == 7
-    assert "7 files" in result.summary()
+    assert result.files == 8
+    assert "8 files" in result.summary()
 
 
 def test_sections_of_the_markdown_page_are_replaced_and_others_stay(results: Path, tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def _section(section: Section) -> str:
     tables = "".join(_table(table) for table in section.tables)
     return (
         f'<section id="{escape(section.name)}"><h2>{_words(section.name)}</h2>'
-        f'<p class="files">{section.files} files</p>{tables}</section>'
+        f'<p class="files">from {section.files} saved file{"s" * (section.files > 1)}</p>{tables}</section>'
     )
 
 

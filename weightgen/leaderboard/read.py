@@ -129,8 +129,9 @@ def _tables(files: Sequence[Path]) -> list[Table]:
 
 
 def _gather(path: Path, content: Mapping[str, Any], gathered: dict[tuple[str, str], _Rows]) -> None:
-    title = path.stem.rpartition("-")[0] or path.stem
-    title = path.stem if "candidates" in content else title
+    first, _, last = path.stem.rpartition("-")
+    title = path.stem.removesuffix(f"-{content.get('task')}")
+    title = first if first and last.isdigit() else title  # one file a task or a seed: they belong together
     verdict = content.get("verdict")
     said = str(verdict.get("sentence", "")) if isinstance(verdict, Mapping) else ""
     about = {name: content[name] for name in (*REPEATS, *GROUPS) if isinstance(content.get(name), str | int)}
