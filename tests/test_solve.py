@@ -144,6 +144,20 @@ def test_without_budget_the_base_is_returned_as_an_adapter_that_changes_nothing(
     assert all(not value.any() for value in ups)
 
 
+def test_other_generators_join_with_two_draws_if_they_are_random(
+    world: dict[str, Any], text_tasks: dict[str, Path], adapter_zoo: Path, text_encoder: Path, tmp_path: Path
+) -> None:
+    from tests.test_adapters import lora_config
+
+    with Zoo.open(adapter_zoo) as zoo:
+        train_generator(lora_config("d2nwg", text_encoder), zoo, tmp_path / "d2nwg")
+    given = {**world, "generators": [*world["generators"], tmp_path / "d2nwg"]}
+    result = jobs.solve(task=text_tasks["actions"], use_labels=1, out=tmp_path / "out", budget="60steps", **given)
+    rows = {row["name"]: row for row in result.report["candidates"]}
+    assert {"generated-d2nwg-0", "generated-d2nwg-1", "generated-prototype"} <= rows.keys()
+    assert rows["generated-d2nwg-0"]["examples"] > 0
+
+
 def write_record(path: Path, base: str, gains: dict[str, float]) -> Path:
     """A track record of six tasks on which every way gained the same."""
     ways = {way: {"0": {f"t{i}": 0.5 + gain for i in range(6)}} for way, gain in {"base": 0.0, **gains}.items()}
