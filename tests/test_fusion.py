@@ -231,6 +231,23 @@ def test_one_expert_at_a_time_minimises_the_sum_of_all_objectives() -> None:
     assert torch.allclose(chosen, STEP * (best % POINTS).double())
 
 
+def test_the_pool_lies_between_the_fusion_and_the_expert() -> None:
+    strong, expert, anchor = logits()
+    dynamic, alphas = fuse("dynamic", strong, [expert], [anchor])
+    assert torch.equal(fuse("pooled", strong, [expert], [anchor], weight=0.0)[0], dynamic)
+    pooled, same = fuse("pooled", strong, [expert], [anchor], weight=0.3)
+    expected = 0.7 * dynamic.log_softmax(-1) + 0.3 * expert.log_softmax(-1)
+    assert torch.allclose(pooled.softmax(-1), expected.softmax(-1))
+    assert torch.equal(same, alphas)
+    # An expert that is not active in a row takes no part in it.
+    other = anchor + 0.1 * torch.randn_like(anchor)
+    several, weights = fuse("pooled", strong, [other, expert], [anchor, anchor], weight=0.3)
+    base, _ = fuse("dynamic", strong, [other, expert], [anchor, anchor])
+    active = [other, expert][int(weights[0].argmax())]
+    expected = 0.7 * base[0].log_softmax(-1) + 0.3 * active[0].log_softmax(-1)
+    assert torch.allclose(several[0].softmax(-1), expected.softmax(-1))
+
+
 def test_joint_follows_the_evidence() -> None:
     strong, first, anchor = logits()
     second = anchor + torch.randn_like(anchor)
