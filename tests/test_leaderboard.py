@@ -41,13 +41,24 @@ def results(tmp_path: Path) -> Path:
     write(folder, "solved/solve", {"candidates": candidates, "verdict": {"sentence": "Take the retrieved one."}})
     write(folder, "solved/other-run", {"rows": [{"name": "base", "mean": 0.1}, {"name": "ours", "mean": 0.2}]})
     write(folder, "other", {"speed": 3})
+    curves = {"a": {"ours": {"0": [0.9, 0.7], "1": [1.0]}, "scratch": {"0": [0.1]}}, "b": {"ours": {"0": [0.4]}}}
+    write(folder, "images/seen-0", {"curves": curves})
     return folder
+
+
+def test_curves_are_tables_by_epoch_that_say_where_tasks_are_fewer(results: Path, tmp_path: Path) -> None:
+    (table,) = {section.name: section for section in read_results(results)}["images"].tables
+    found = {(entry.method, entry.group): round(entry.mean, 6) for entry in table.entries}
+    assert found == {("ours", "epoch 0"): 0.6, ("ours", "epoch 1"): 1.0, ("scratch", "epoch 0"): 0.1}
+    jobs.leaderboard(results, tmp_path / "out")
+    assert "| ours | 60.0 | 100.0 (of 1) | 2 |" in (tmp_path / "out" / "results.md").read_text()
+    assert "(of 1)" in (tmp_path / "out" / "index.html").read_text()
 
 
 def test_every_form_is_read_and_averaged_over_tasks_and_seeds_only(results: Path) -> None:
     sections = {section.name: section for section in read_results(results)}
     assert {name: len(section.tables) for name, section in sections.items()} == {
-        **{"cards": 1, "compare": 1, "recall": 1, "solved": 2, "words": 1},
+        **{"cards": 1, "compare": 1, "images": 1, "recall": 1, "solved": 2, "words": 1},
         "other": 0,
     }
     (table,) = sections["compare"].tables
@@ -99,7 +110,7 @@ def test_the_page_is_whole_and_needs_nothing_else(results: Path, tmp_path: Path)
     assert "Take the retrieved one." in text
     assert "Without a comparison of methods: other." in text
     assert re.search(r'class="best" data-value="0.800000">80.0<', text)
-    assert result.files == 8
+    assert result.files == 9
     assert "8 files" in result.summary()
 
 

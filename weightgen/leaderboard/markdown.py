@@ -41,8 +41,8 @@ def markdown(section: Section) -> str:
         lines.append(f"| {unit} | {' | '.join(column or 'value' for column in columns)} | tasks |")
         lines.append("|---|" + "---|" * (len(columns) + 1))
         for name, entries in ranked(table):
-            cells = [_cell(entries.get(column), table.metric) for column in columns]
             tasks = max(entry.tasks for entry in entries.values())
+            cells = [_cell(entries.get(column), table.metric, tasks) for column in columns]
             lines.append(f"| {name.replace('|', '/')} | {' | '.join(cells)} | {tasks} |")
         lines.append("")
     if not section.tables:
@@ -50,11 +50,16 @@ def markdown(section: Section) -> str:
     return "\n".join(lines).strip()
 
 
-def _cell(entry: Entry | None, metric: str) -> str:
+def fewer(entry: Entry, tasks: int) -> str:
+    """A remark on a value that stands for fewer tasks than others of its row."""
+    return "" if entry.tasks == tasks else f" (of {entry.tasks})"
+
+
+def _cell(entry: Entry | None, metric: str, tasks: int) -> str:
     if entry is None:
         return ""
     spread = "" if entry.spread is None else f" ± {shown(entry.spread, metric)}"
-    return f"{shown(entry.mean, metric)}{spread}"
+    return f"{shown(entry.mean, metric)}{spread}{fewer(entry, tasks)}"
 
 
 def put_sections(page: str, sections: Sequence[Section]) -> str:

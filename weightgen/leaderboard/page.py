@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from html import escape
 
-from weightgen.leaderboard.markdown import groups, ranked, shown
+from weightgen.leaderboard.markdown import fewer, groups, ranked, shown
 from weightgen.leaderboard.read import Entry, Section, Table
 
 COLOURS = ("#2563a8", "#c2571a", "#2f855a", "#7b5ea7", "#b7791f", "#4a5568", "#c53030", "#2c7a7b")
@@ -93,8 +93,8 @@ def _table(table: Table) -> str:
     best = {c: max((e[c].mean for _, e in rows if c in e), default=0.0) for c in columns}
     lines = []
     for name, entries in rows:
-        cells = [_cell(entries.get(column), table.metric, best[column]) for column in columns]
         tasks = max(entry.tasks for entry in entries.values())
+        cells = [_cell(entries.get(column), table.metric, best[column], tasks) for column in columns]
         lines.append(f"<tr><td>{escape(name)}</td>{''.join(cells)}<td>{tasks}</td></tr>")
     said = f'<p class="said">{escape(table.said)}</p>' if table.said else ""
     return (
@@ -103,12 +103,13 @@ def _table(table: Table) -> str:
     )
 
 
-def _cell(entry: Entry | None, metric: str, best: float) -> str:
+def _cell(entry: Entry | None, metric: str, best: float, tasks: int) -> str:
     if entry is None:
         return '<td data-value=""></td>'
     spread = "" if entry.spread is None else f" <small>± {shown(entry.spread, metric)}</small>"
     kind = ' class="best"' if entry.mean == best else ""
-    return f'<td{kind} data-value="{entry.mean:.6f}">{shown(entry.mean, metric)}{spread}</td>'
+    value = f"{shown(entry.mean, metric)}{spread}<small>{fewer(entry, tasks)}</small>"
+    return f'<td{kind} data-value="{entry.mean:.6f}">{value}</td>'
 
 
 def _plot(table: Table) -> str:

@@ -13,7 +13,7 @@ from zoo.errors import BadArtefact, UsageError
 METHODS = ("method", "way", "name", "case")
 METRICS = ("macro_f1", "accuracy", "mean", "gap", "recall", "score")
 """Measured columns that a table is ranked by, the first that is there; higher is better."""
-GROUPS = ("part", "pool", "shots")
+GROUPS = ("part", "pool", "shots", "epoch")
 """Columns that split a table: their values are not averaged over."""
 REPEATS = ("task", "seed")
 """Columns that rows of one method are averaged over."""
@@ -161,6 +161,10 @@ def _rows_of(content: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any
     for task, one in tasks.items() if isinstance(tasks, Mapping) else ():
         for name, row in one["rows"].items() if isinstance(one, Mapping) and "rows" in one else ():
             yield from _of_tasks(str(name), {task: row})
+    curves = content.get("curves")
+    for task, methods in curves.items() if isinstance(curves, Mapping) else ():
+        for name, curve in methods.items():
+            yield from _of_epochs(str(name), str(task), curve)
     for key, values in content.items():  # {"recall_at_1": {"by description": 0.9}}
         metric = next((name for name in METRICS if key.startswith(name)), None)
         if metric and isinstance(values, Mapping):
@@ -185,6 +189,13 @@ def _of_tasks(name: str, row: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[
     for task, pair in row.items():
         if isinstance(pair, list) and len(pair) == 2 and all(map(_is_number, pair)) and not task.endswith("interval"):
             yield name, {"task": task, "macro_f1": pair[0], "accuracy": pair[1]}
+
+
+def _of_epochs(name: str, task: str, curve: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Accuracies of some networks after some epochs of training."""
+    for epoch, values in curve.items():
+        if isinstance(values, list) and values and all(map(_is_number, values)):
+            yield name, {"task": task, "epoch": int(epoch), "accuracy": sum(values) / len(values)}
 
 
 def _is_number(value: Any) -> bool:
