@@ -1,12 +1,13 @@
 """Train the small causal models that ``fusion_quality.py`` decodes with: one tokenizer, two sizes, four tasks.
 
-    python scripts/bench/fusion_models.py TEXTS WORK    # about 15 minutes on one free core with bf16; resumes
+    python scripts/bench/fusion_models.py TEXTS WORK    # about 20 minutes on one free core with bf16; resumes
 
 TEXTS is a folder with ``books/*.txt``, ``wikitext2/valid.txt``, ``tinyshakespeare/input.txt``, ``gsm8k/train.jsonl``
 and ``test.jsonl``, ``code/CodeAlpaca-20K.json.gz`` and ``asdiv/ASDiv.xml``, as their publishers distribute them. The
 base models read books, articles, questions of word problems and sources of Python's standard library; the tasks are
 unseen: plays, answers to programming tasks, worked solutions, and naming the operation of a word problem. Small
-experts are fine-tuned on a task with several seeds; the fine-tuned large models are the ceiling.
+experts are fine-tuned on few and on many examples of a task, with several seeds; the large model fine-tuned on as many
+is the ceiling. Every fine-tuning keeps the weights that are best on validation items.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ import sys
 import sysconfig
 import time
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -34,6 +36,14 @@ END, PAD = "<|end|>", "<|pad|>"
 SIZES = {"small": (32, 2, 96, 4), "large": (128, 3, 320, 4)}
 TASKS = ("play", "code", "math", "operation")
 SEEDS = (0, 1, 2)
+AMOUNTS = ("few", "many")
+FEW, FEW_STEPS = 64, 48
+"""Different examples that are read with ``few``, and steps of 16 of them; the best weights on validation are kept."""
+MANY_STEPS = {"small": {"play": 200}, "large": {"operation": 100, "play": 200, "code": 200, "math": 200}}
+"""Steps of 16 of all examples with ``many``; 80 where nothing is said."""
+BASE_STEPS, BASE_RATE = 1500, 3e-3
+RATES = {"small": 2e-3, "large": 1e-3}
+CHECKS, CHECK_ITEMS = 8, 64
 OPERATIONS = ("Addition", "Subtraction", "Multiplication", "Common-Division")
 IGNORED = -100
 
@@ -143,13 +153,33 @@ def pad(rows: list[tuple[list[int], list[int]]], pad_id: int) -> tuple[Tensor, T
     return ids, labels
 
 
-def _fit(model: LlamaForCausalLM, batches: list[tuple[Tensor, Tensor]], lr: float, name: str) -> float:
+def validation_loss(model: LlamaForCausalLM, rows: list[tuple[list[int], list[int]]], pad_id: Any) -> float:
+    """Mean loss of an answer token."""
+    total, count = 0.0, 0
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        for start in range(0, len(rows), 16):
+            ids, labels = pad(rows[start : start + 16], pad_id)
+            tokens = int((labels != IGNORED).sum())
+            total += model(input_ids=ids, labels=labels).loss.item() * tokens
+            count += tokens
+    return total / count
+
+
+def _fit(
+    model: LlamaForCausalLM,
+    batches: list[tuple[Tensor, Tensor]],
+    lr: float,
+    name: str,
+    check: Callable[[LlamaForCausalLM], float] | None = None,
+) -> float:
+    """Train; with a check, go back to the weights with the least value of it, which is returned."""
     matrices = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98), fused=True)
     warm = max(len(batches) // 20, 10)
-    started, mean = time.time(), float("nan")
+    every = max(1, len(batches) // CHECKS) if check else 50
+    started, mean, least, best = time.time(), float("nan"), float("inf"), {}
     for step, (ids, labels) in enumerate(batches):
         scale = min((step + 1) / warm, 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / len(batches))))
         for group in optimizer.param_groups:
@@ -161,9 +191,15 @@ def _fit(model: LlamaForCausalLM, batches: list[tuple[Tensor, Tensor]], lr: floa
         optimizer.step()
         optimizer.zero_grad()
         mean = loss.item() if step == 0 else 0.95 * mean + 0.05 * loss.item()
-        if step % 50 == 49:
-            print(f"{name}: {step + 1}/{len(batches)}, loss {mean:.3f}, {time.time() - started:.0f} s", file=sys.stderr)
-    return mean
+        if (step + 1) % every:
+            continue
+        found = check(model) if check else mean
+        if found < least:
+            least, best = found, {k: v.clone() for k, v in model.state_dict().items()}
+        print(f"{name}: {step + 1}/{len(batches)}, loss {found:.3f}, {time.time() - started:.0f} s", file=sys.stderr)
+    if check:
+        model.load_state_dict(best)
+    return least if check else mean
 
 
 def _keep(model: LlamaForCausalLM, folder: Path, record: dict) -> None:
@@ -204,38 +240,47 @@ def _train_base(texts: Path, work: Path, size: str, steps: int, lr: float) -> No
     _keep(model, folder, {"tokens": steps * 2048, "stream": len(stream), "loss": loss})
 
 
-def _tune(texts: Path, work: Path, size: str, task: str, seed: int, steps: int, lr: float) -> None:
-    folder = work / f"{size}-{task}-{seed}"
+def _tune(texts: Path, work: Path, size: str, task: str, amount: str, seed: int) -> None:
+    folder = work / f"{size}-{task}-{amount}-{seed}"
     if folder.is_dir():
         return
     tokenizer = tokenizer_of(work, texts)
-    rows = encode(tokenizer, task_items(texts, task)["train"])
-    rng = random.Random(f"{size} {task} {seed}")
+    parts = task_items(texts, task)
+    rows, few = encode(tokenizer, parts["train"]), amount == "few"
+    rng = random.Random(f"{task} {seed}" if few else f"{size} {task} {seed}")
+    if few:  # small and large read the same examples
+        rows = rng.sample(rows, FEW)
+    steps = FEW_STEPS if few else MANY_STEPS[size].get(task, 80)
     chosen = [row for _ in range(steps * 16 // len(rows) + 1) for row in rng.sample(rows, len(rows))][: steps * 16]
     batches = [pad(chosen[i : i + 16], tokenizer.pad_token_id) for i in range(0, len(chosen), 16)]
     model = LlamaForCausalLM.from_pretrained(work / size)
-    loss = _fit(model, batches, lr, folder.name)
+    check = None
+    if few:
+        held = encode(tokenizer, parts["val"])[:CHECK_ITEMS]
+
+        def check(one: LlamaForCausalLM) -> float:
+            return validation_loss(one, held, tokenizer.pad_token_id)
+
+    loss = _fit(model, batches, RATES[size], folder.name, check)
     _keep(model, folder, {"items": len(chosen), "different": len(rows), "loss": loss})
 
 
 def main(
     texts: Annotated[Path, typer.Argument(help="folder of the texts")],
     work: Annotated[Path, typer.Argument(help="folder for the models")],
-    base_steps: Annotated[int, typer.Option(help="steps of 2048 tokens for each base model")] = 1500,
-    small_steps: Annotated[int, typer.Option(help="steps of 16 items for each small expert")] = 200,
-    large_steps: Annotated[int, typer.Option(help="steps of 16 items for each large model")] = 200,
+    seeds: Annotated[int, typer.Option(help="seeds of the experts of few examples; the others have one")] = len(SEEDS),
 ) -> None:
     """Train everything that is not there yet."""
     work.mkdir(parents=True, exist_ok=True)
-    _train_base(texts, work, "small", base_steps, 3e-3)
-    for task in TASKS:
-        _tune(texts, work, "small", task, SEEDS[0], small_steps, 2e-3)
-    _train_base(texts, work, "large", base_steps, 3e-3)
-    for task in TASKS:
-        _tune(texts, work, "large", task, SEEDS[0], large_steps, 1e-3)
-    for seed in SEEDS[1:]:
+    for size in SIZES:
+        _train_base(texts, work, size, BASE_STEPS, BASE_RATE)
+    for amount in AMOUNTS:
         for task in TASKS:
-            _tune(texts, work, "small", task, seed, small_steps, 2e-3)
+            for size in SIZES:
+                _tune(texts, work, size, task, amount, SEEDS[0])
+    for seed in SEEDS[1:seeds]:
+        for task in TASKS:
+            _tune(texts, work, "small", task, "few", seed)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """How much of the gap to a fine-tuned strong model does weak-to-strong decoding close?
 
     python scripts/bench/fusion_models.py TEXTS WORK            # train the models, once
-    python scripts/bench/fusion_quality.py run TEXTS WORK       # docs/results/fusion_quality.json
+    python scripts/bench/fusion_quality.py run TEXTS WORK       # docs/results/fusion_quality/
+    python scripts/bench/fusion_quality.py speculative TEXTS WORK
     python scripts/bench/fusion_quality.py render               # the part of docs/results.md, from saved JSON only
 
 Answers are scored given their true prefix: the log-probability of each token, and whether greedy decoding would choose
@@ -22,7 +23,7 @@ sys.path[0] = str(ROOT)  # a script beside this one is named like the package
 sys.path.append(str(ROOT / "scripts" / "bench"))
 RESULTS = ROOT / "docs" / "results"
 STATIC = (0.5, 0.75, 1.0, 1.5, 2.0)
-START, END = "<!-- fusion: start -->", "<!-- fusion: end -->"
+PAIRS = ("code,math", "play,operation", "math,operation", "play,code")
 MULTI: dict[str, tuple[str, dict[str, Any]]] = {
     "one at a time (paper)": ("dynamic", {}),
     "joint (ours)": ("joint", {}),
@@ -53,13 +54,11 @@ def _summary(score: Any) -> dict[str, list[float]]:
     }
 
 
-def _single(work: Path, task: str, seed: int, parts: dict[str, list]) -> dict[str, Any]:
-    import torch
-
+def _single(work: Path, task: str, amount: str, seed: int, parts: dict[str, list]) -> dict[str, Any]:
     from weightgen import WeakToStrong
     from weightgen.decode.scoring import score_items
 
-    expert = _load(work, f"small-{task}-{seed}")
+    expert = _load(work, f"small-{task}-{amount}-{seed}")
     model = WeakToStrong(_load(work, "large"), [(expert, _load(work, "small"))])
     choices = {f"{alpha}": ("static", {"alpha": alpha}) for alpha in STATIC}
     on_val = score_items(model, parts["val"], choices)
@@ -72,82 +71,110 @@ def _single(work: Path, task: str, seed: int, parts: dict[str, list]) -> dict[st
         "static best": ("static", {"alpha": best}),
         "dynamic": ("dynamic", {}),
         "dynamic, grid": ("dynamic", {"parity": True}),
+        "pooled (ours)": ("pooled", {}),
+        "average of strong and expert": ("average", {"weight": 0.5}),
     }
     scores = {name: _summary(score) for name, score in score_items(model, parts["test"], methods).items()}
-    ceiling = WeakToStrong(_load(work, f"large-{task}-0"), [(expert, model.models[2])])
+    ceiling = WeakToStrong(_load(work, f"large-{task}-{amount}-0"), [(expert, model.models[2])])
     scores["ceiling"] = _summary(score_items(ceiling, parts["test"], {"ceiling": "strong"})["ceiling"])
-    # Answers that are made, not scored: speculative decoding must give the same text.
-    import time
-
-    from weightgen.decode.speculative import speculate
-
-    same, seconds = 0, {"plain": 0.0, "speculative": 0.0}
-    torch.manual_seed(0)
-    chosen = parts["test"][:6]
-    for prompt, answer in chosen:
-        ids = torch.tensor([prompt])
-        texts = []
-        for name, options in (("plain", {}), ("speculative", {"custom_generate": speculate})):
-            started = time.process_time()
-            texts.append(model.generate(ids, max_new_tokens=min(len(answer), 48), do_sample=False, **options))
-            seconds[name] += time.process_time() - started
-        same += int(texts[0].shape == texts[1].shape and bool((texts[0] == texts[1]).all()))
-    return {
-        "task": task,
-        "seed": seed,
-        "static_best": best,
-        "scores": scores,
-        "speculative": {"items": len(chosen), "same": same, "seconds": seconds},
-    }
+    return {"task": task, "amount": amount, "seed": seed, "static_best": best, "scores": scores}
 
 
-def _several(work: Path, tasks: list[str], seed: int, parts: dict[str, dict[str, list]]) -> dict[str, Any]:
+def _several(work: Path, tasks: list[str], amount: str, parts: dict[str, dict[str, list]]) -> dict[str, Any]:
     from weightgen import WeakToStrong
     from weightgen.decode.scoring import score_items
 
     anchor = _load(work, "small")
-    experts = [(_load(work, f"small-{task}-{seed}"), anchor) for task in tasks]
+    experts = [(_load(work, f"small-{task}-{amount}-0"), anchor) for task in tasks]
     model = WeakToStrong(_load(work, "large"), experts)
-    found = {}
+    halves = {task: parts[task]["test"][: len(parts[task]["test"]) // 2] for task in tasks}
+    mixed = [item for task in tasks for item in halves[task]]
+    scores = {name: _summary(score) for name, score in score_items(model, mixed, MULTI).items()}
+    first = len(halves[tasks[0]])
+    shares = {task: slice(0, first) if i == 0 else slice(first, None) for i, task in enumerate(tasks)}
+    split = {t: {n: {k: v[part] for k, v in s.items()} for n, s in scores.items()} for t, part in shares.items()}
+    return {"tasks": tasks, "amount": amount, "scores": split}
+
+
+def _parts(texts: Path, work: Path, items: int, tasks: list[str]) -> dict[str, dict[str, list]]:
+    from fusion_models import encode, task_items, tokenizer_of
+
+    tokenizer, parts = tokenizer_of(work, texts), {}
     for task in tasks:
-        _say(f"several experts: {task}, seed {seed}")
-        found[task] = {n: _summary(s) for n, s in score_items(model, parts[task]["test"][:100], MULTI).items()}
-    return {"seed": seed, "tasks": tasks, "scores": found}
+        found = task_items(texts, task)
+        sizes = {"val": min(100, items), "test": items}
+        parts[task] = {part: encode(tokenizer, found[part])[:size] for part, size in sizes.items()}
+    return parts
 
 
 @app.command()
 def run(
     texts: Annotated[Path, typer.Argument(help="folder of the texts")],
     work: Annotated[Path, typer.Argument(help="folder of the trained models")],
-    items: Annotated[int, typer.Option(help="test items a task at most")] = 300,
-    tasks: Annotated[str, typer.Option(help="tasks, separated by commas")] = "play,code,math,operation",
+    items: Annotated[int, typer.Option(help="test items a task at most")] = 150,
     seeds: Annotated[str, typer.Option(help="seeds of the experts")] = "0,1,2",
 ) -> None:
     """Score every task and seed whose models are there; results that are saved already are kept."""
-    from fusion_models import encode, task_items, tokenizer_of
+    from fusion_models import AMOUNTS, TASKS
 
-    tokenizer = tokenizer_of(work, texts)
-    wanted = tasks.split(",")
-    parts: dict[str, dict[str, list]] = {}
-    for task in wanted:
-        found = task_items(texts, task)
-        sizes = {"val": min(100, items), "test": items}
-        parts[task] = {part: encode(tokenizer, found[part])[:size] for part, size in sizes.items()}
+    parts = _parts(texts, work, items, list(TASKS))
     folder = RESULTS / "fusion_quality"
     folder.mkdir(parents=True, exist_ok=True)
     for seed in map(int, seeds.split(",")):
-        for task in wanted:
-            target = folder / f"{task}-{seed}.json"
-            if not target.is_file() and (work / f"small-{task}-{seed}").is_dir():
-                _say(f"{task}, seed {seed}")
-                _write(target, _single(work, task, seed, parts[task]))
-        target = folder / f"several-{seed}.json"
-        if not target.is_file() and all((work / f"small-{t}-{seed}").is_dir() for t in wanted):
-            _write(target, _several(work, wanted, seed, parts))
+        for amount in AMOUNTS:
+            for task in TASKS:
+                target = folder / f"{task}-{amount}-{seed}.json"
+                if not target.is_file() and (work / f"small-{task}-{amount}-{seed}").is_dir():
+                    _say(target.stem)
+                    _write(target, _single(work, task, amount, seed, parts[task]))
+    for pair in PAIRS:
+        tasks, amount = pair.split(","), AMOUNTS[-1]
+        target = folder / f"several-{'-'.join(tasks)}.json"
+        if not target.is_file() and all((work / f"small-{t}-{amount}-0").is_dir() for t in tasks):
+            _say(target.stem)
+            _write(target, _several(work, tasks, amount, parts))
     sizes: dict[str, Any] = {n: sum(p.numel() for p in _load(work, n).parameters()) for n in ("small", "large")}
-    records = sorted(work.glob("*-*-*/training.json"))
-    sizes["items_read"] = {path.parent.name: json.loads(path.read_text())["items"] for path in records}
+    sizes["base"] = {n: json.loads((work / n / "training.json").read_text()) for n in ("small", "large")}
     _write(folder / "models.json", sizes)
+
+
+@app.command()
+def speculative(
+    texts: Annotated[Path, typer.Argument(help="folder of the texts")],
+    work: Annotated[Path, typer.Argument(help="folder of the trained models")],
+    answers: Annotated[int, typer.Option(help="answers a task")] = 4,
+    rounds: Annotated[int, typer.Option(help="times that each is made; the least time counts")] = 3,
+    length: Annotated[int, typer.Option(help="tokens an answer")] = 48,
+) -> None:
+    """Make answers plainly and speculatively, in turns: the same text, and how much processor time."""
+    import time
+
+    import torch
+    from fusion_models import AMOUNTS, TASKS
+
+    from weightgen import WeakToStrong
+    from weightgen.decode.speculative import speculate
+
+    torch.set_num_threads(1)
+    parts = _parts(texts, work, answers, list(TASKS))
+    strong, anchor, found = _load(work, "large"), _load(work, "small"), {}
+    for task in TASKS:
+        model = WeakToStrong(strong, [(_load(work, f"small-{task}-{AMOUNTS[-1]}-0"), anchor)])
+        seconds, same, tokens = {"plain": 0.0, "speculative": 0.0}, 0, 0
+        for prompt, _ in parts[task]["test"]:
+            ids, texts_made, times = torch.tensor([prompt]), {}, {"plain": [], "speculative": []}
+            for _ in range(rounds):
+                for name, options in (("plain", {}), ("speculative", {"custom_generate": speculate})):
+                    started = time.process_time()
+                    texts_made[name] = model.generate(ids, max_new_tokens=length, do_sample=False, **options)
+                    times[name].append(time.process_time() - started)
+            same += int(torch.equal(texts_made["plain"], texts_made["speculative"]))
+            tokens += texts_made["plain"].shape[1] - ids.shape[1]
+            seconds = {name: seconds[name] + min(times[name]) for name in seconds}
+        ratio = seconds["speculative"] / seconds["plain"]
+        found[task] = {"answers": answers, "same": same, "tokens": tokens, "seconds": seconds, "ratio": ratio}
+        _say(f"{task}: {found[task]}")
+    _write(RESULTS / "fusion_quality" / "speculative.json", found)
 
 
 def _write(path: Path, value: Any) -> None:
@@ -164,13 +191,10 @@ def _write(path: Path, value: Any) -> None:
 @app.command()
 def render() -> None:
     """Write the part of docs/results.md between its markers, from the saved JSON alone."""
+    from _page import put
     from fusion_tables import section
 
-    text = section(RESULTS)
-    page = ROOT / "docs" / "results.md"
-    before, _, rest = page.read_text().partition(START)
-    after = rest.partition(END)[2]
-    page.write_text(f"{before.rstrip()}\n\n{START}\n{text}\n{END}{after if after.strip() else chr(10)}")
+    put("fusion", section(RESULTS))
 
 
 if __name__ == "__main__":

@@ -8,13 +8,19 @@ from typing import Any
 
 import torch
 
-METHODS = ("anchor", "expert", "static 1", "static best", "dynamic", "dynamic, grid")
+METHODS = (
+    "anchor", "expert", "average of strong and expert", "static 1", "static best", "dynamic", "dynamic, grid",
+    "pooled (ours)",
+)  # fmt: skip
 TASKS = {
     "play": "plays, never read by the strong model",
     "code": "answers to programming tasks",
     "math": "worked solutions of word problems",
     "operation": "naming the operation of a word problem",
 }
+
+
+AMOUNTS = {"few": "64 examples", "many": "many examples"}
 
 
 def per_token(score: dict[str, list[float]], key: str) -> torch.Tensor:
@@ -52,16 +58,19 @@ def _shares(value: tuple[float, float, float]) -> str:
     return f"{100 * value[0]:.0f} ({100 * value[1]:.0f} to {100 * value[2]:.0f})"
 
 
-def _read(sizes: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {items}" for name, items in sizes["items_read"].items())
+Runs = dict[str, list[dict[str, Any]]]
+"""Saved results of each task, one entry a seed of the expert."""
 
 
-def _singles(folder: Path) -> dict[str, list[dict[str, Any]]]:
-    found = {t: [json.loads(p.read_text()) for p in sorted(folder.glob(f"{t}-[0-9]*.json"))] for t in TASKS}
-    return {task: runs for task, runs in found.items() if runs}
+def _singles(folder: Path) -> dict[str, Runs]:
+    """Saved results by how much was read while fine-tuning."""
+    loaded = [json.loads(p.read_text()) for p in sorted(folder.glob("*-*-[0-9]*.json"))]
+    sizes = sorted({run["amount"] for run in loaded})
+    found = {n: {t: [r for r in loaded if r["amount"] == n and r["task"] == t] for t in TASKS} for n in sizes}
+    return {n: {task: entries for task, entries in runs.items() if entries} for n, runs in found.items()}
 
 
-def _closure_table(runs: dict[str, list[dict[str, Any]]], key: str) -> list[str]:
+def _closure_table(runs: Runs, key: str) -> list[str]:
     lines = ["| method | " + " | ".join(runs) + " | mean |", "|---" * (len(runs) + 2) + "|"]
     for method in METHODS:
         cells = [closure([r["scores"] for r in found], method, key) for found in runs.values()]
@@ -71,7 +80,7 @@ def _closure_table(runs: dict[str, list[dict[str, Any]]], key: str) -> list[str]
     return lines
 
 
-def _level_table(runs: dict[str, list[dict[str, Any]]]) -> list[str]:
+def _level_table(runs: Runs) -> list[str]:
     lines = ["| method | " + " | ".join(runs) + " |", "|---" * (len(runs) + 1) + "|"]
     for method in ("strong", *METHODS, "ceiling"):
         cells = []
@@ -85,28 +94,40 @@ def _level_table(runs: dict[str, list[dict[str, Any]]]) -> list[str]:
     return lines
 
 
-def _several_table(folder: Path) -> list[str]:
-    runs = [json.loads(p.read_text()) for p in sorted(folder.glob("several-*.json"))]
-    if not runs:
+def _several_tables(folder: Path) -> list[str]:
+    """Rules for several experts on mixed prompts of their tasks, beside the paper's."""
+    lines: list[str] = []
+    for path in sorted(folder.glob("several-*.json")):
+        run = json.loads(path.read_text())
+        tasks, scores = run["tasks"], run["scores"]
+        names = list(scores[tasks[0]])
+        lines += ["| rule | " + " | ".join(tasks) + " | minus one at a time |", "|---" * (len(tasks) + 2) + "|"]
+        for name in names:
+            cells = [f"{per_token(scores[task][name], 'log_probability').mean():.3f}" for task in tasks]
+            # Tasks count alike; items are resampled within their task, both rules in pairs.
+            draws, mean = torch.zeros(2000), 0.0
+            generator = torch.Generator().manual_seed(0)
+            for task in tasks:
+                ours, paper = (per_token(scores[task][n], "log_probability") for n in (name, names[0]))
+                difference = (ours - paper) / len(tasks)
+                mean += difference.mean().item()
+                draws += difference[torch.randint(len(ours), (2000, len(ours)), generator=generator)].mean(1)
+            low, high = draws.sort().values[[50, 1949]].tolist()
+            cells.append("" if name == names[0] else f"{mean:+.3f} ({low:+.3f} to {high:+.3f})")
+            lines.append(f"| {name} | " + " | ".join(cells) + " |")
+        lines.append("")
+    return lines
+
+
+def _speculative_table(path: Path) -> list[str]:
+    if not path.is_file():
         return []
-    tasks = runs[0]["tasks"]
-    lines = ["| rule | " + " | ".join(tasks) + " | minus one at a time |", "|---" * (len(tasks) + 2) + "|"]
-    first = next(iter(runs[0]["scores"][tasks[0]]))
-    for name in runs[0]["scores"][tasks[0]]:
-        cells, differences = [], []
-        for task in tasks:
-            values = [per_token(r["scores"][task][name], "log_probability") for r in runs]
-            paper = [per_token(r["scores"][task][first], "log_probability") for r in runs]
-            cells.append(f"{torch.stack(values).mean():.3f}")
-            differences.append(torch.stack(values).mean(0) - torch.stack(paper).mean(0))
-        mean = sum(d.mean() for d in differences) / len(differences)
-        generator = torch.Generator().manual_seed(0)
-        draws = sum(d[torch.randint(len(d), (2000, len(d)), generator=generator)].mean(1) for d in differences) / len(
-            differences
-        )
-        low, high = torch.as_tensor(draws).sort().values[[50, 1949]].tolist()
-        cells.append("" if name == first else f"{mean:+.3f} ({low:+.3f} to {high:+.3f})")
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    found = json.loads(path.read_text())
+    lines = ["| task | same text as plain | tokens | time / plain fused decoding |", "|---|---|---|---|"]
+    for task, one in found.items():
+        lines.append(f"| {task} | {one['same']} of {one['answers']} | {one['tokens']} | {one['ratio']:.2f} |")
+    total = {n: sum(one["seconds"][n] for one in found.values()) for n in ("plain", "speculative")}
+    lines.append(f"| all | | | {total['speculative'] / total['plain']:.2f} |")
     return lines
 
 
@@ -117,19 +138,23 @@ def _speed(path: Path) -> list[str]:
     goals = data["targets"]
     lines = ["| what | ratio | target |", "|---|---|---|"]
     if "solver" in data:
-        ratio = data["solver"]["ratio"]
+        ratio, turns = data["solver"]["ratio"], [turn["loop"] for turn in data["solver"]["turns"]]
         lines.append(
-            f"| loop of 42 divergences / dynamic rule, 32 rows of 32k | {ratio:.1f} | >= {goals['solver']:.0f} |"
+            f"| loop of 42 divergences / dynamic rule, 32 rows of 32k, median of {len(turns)} runs "
+            f"({min(turns):.1f} to {max(turns):.1f}) | {ratio:.1f} | >= {goals['solver']:.0f} |"
         )
+        ratio = data["solver"]["ratios"]["loop, two rows at a time"]
+        lines.append(f"| the same loop cut to the cache, two rows at a time / dynamic rule | {ratio:.1f} | |")
     if "step" in data:
         one = data["step"]
         goal = f"<= {goals['fused_step']:.2f}"
         lines.append(f"| fused step / sum of the models' steps, 32k, batch 8 | {one['ratio']:.2f} | {goal} |")
         lines.append(f"| parameters held / sum of the models' | {one['memory_ratio']:.2f} | 1 |")
     for rows, one in data.get("shared", {}).items():
-        lines.append(
-            f"| adapter and base in one batch / apart, {rows} rows | {one['ratio']:.2f} | <= {goals['shared']} |"
-        )
+        goal = f"<= {goals['shared']}"
+        lines.append(f"| adapter and base in one batch / their own passes, {rows} rows | {one['ratio']:.2f} | {goal} |")
+        own = one["ratios"]["apart, few rows"]
+        lines.append(f"| the same / apart with our linear layers for few rows, {rows} rows | {own:.2f} | |")
     return lines
 
 
@@ -138,52 +163,76 @@ def _exact(path: Path) -> list[str]:
     if "exactness" not in data:
         return []
     lines = [
-        "| expert moved by | identity, largest error | same grid point | median error | within 1e-4 | in float32 | "
-        "clamped | two minima |",
-        "|---" * 8 + "|",
+        "| logits | identity, largest error | same grid point, float64 and 32 | median error | within 1e-4, float64 "
+        "and 32 | clamped | two minima |",
+        "|---" * 7 + "|",
     ]
     for kind in data["exactness"]["kinds"]:
-        shares = [f"{100 * kind[k]:.1f} %" for k in ("within_1e-4", "within_1e-4_float32", "clamped", "bimodal")]
+        share = {key: f"{100 * value:.1f} %" for key, value in kind.items() if key not in ("kind", "identity")}
         lines.append(
-            f"| {kind['moved']} | {kind['identity']:.0e} | {100 * kind['same_grid_point']:.1f} % | "
-            f"{kind['median_error']:.0e} | " + " | ".join(shares) + " |"
+            f"| {kind['kind']} | {kind['identity']:.0e} | {share['same_grid_point']}, "
+            f"{share['same_grid_point_float32']} | {kind['median_error']:.0e} | {share['within_1e-4']}, "
+            f"{share['within_1e-4_float32']} | {share['clamped']} | {share['bimodal']} |"
         )
     return lines
 
 
-def _differences(runs: dict[str, list[dict[str, Any]]]) -> list[str]:
-    lines = ["| dynamic minus | " + " | ".join(runs) + " |", "|---" * (len(runs) + 1) + "|"]
-    for other in ("strong", "expert", "static 1", "static best"):
-        cells = [gain([r["scores"] for r in found], "dynamic", other, "log_probability") for found in runs.values()]
-        lines.append(f"| {other} | " + " | ".join(f"{m:+.3f} ({a:+.3f} to {b:+.3f})" for m, a, b in cells) + " |")
+def _differences(runs: Runs) -> list[str]:
+    lines = ["| | " + " | ".join(runs) + " |", "|---" * (len(runs) + 1) + "|"]
+    for ours in ("dynamic", "pooled (ours)"):
+        for other in ("strong", "expert", "static 1", "static best"):
+            cells = [gain([r["scores"] for r in found], ours, other, "log_probability") for found in runs.values()]
+            lines.append(
+                f"| {ours} minus {other} | "
+                + " | ".join(f"{m:+.3f} ({a:+.3f} to {b:+.3f})" for m, a, b in cells)
+                + " |"
+            )
     return lines
 
 
-def _reading(runs: dict[str, list[dict[str, Any]]]) -> list[str]:
+def _mean_closure(settings: list[list[dict[str, Any]]], method: str, key: str) -> float:
+    return sum(closure([r["scores"] for r in found], method, key)[0] for found in settings) / len(settings)
+
+
+def _reading(by_amount: dict[str, Runs]) -> list[str]:
     """What the tables say, against our own method too."""
+    settings = [found for runs in by_amount.values() for found in runs.values()]
     mean = {
-        m: sum(closure([r["scores"] for r in found], m, "log_probability")[0] for found in runs.values()) / len(runs)
-        for m in METHODS
+        key: {
+            m: sum(closure([r["scores"] for r in found], m, key)[0] for found in settings) / len(settings)
+            for m in METHODS
+        }
+        for key in ("log_probability", "hits")
     }
-    over = gain_everywhere(runs, "static 1")
     lines = [
-        f"Read it without favour: the dynamic rule closes {100 * mean['dynamic']:.0f} % of the gap on average, and its "
-        f"difference to the static rule at 1 is clearly above zero on {over} of {len(runs)} tasks."
+        f"Means over all {len(settings)} settings, closure of log-probability and of right tokens: "
+        + "; ".join(f"{m} {100 * mean['log_probability'][m]:.0f} and {100 * mean['hits'][m]:.0f} %" for m in METHODS)
+        + ".",
+        "",
     ]
-    if mean["expert"] > mean["dynamic"]:
-        lines.append(
-            f"The small expert alone closes more, {100 * mean['expert']:.0f} %: a strong model of this size that never "
-            "read such texts has too little to add. On such a pair, use the expert; `weightgen doctor fusion` says so."
-        )
-    if mean["static best"] > mean["dynamic"]:
-        lines.append("A static weight that is tuned on labelled items is better on average, too.")
+    for ours in ("dynamic", "pooled (ours)"):
+        for other in ("expert", "static 1", "static best"):
+            gains = [gain([r["scores"] for r in found], ours, other, "log_probability") for found in settings]
+            above, below = sum(g[1] > 0 for g in gains), sum(g[2] < 0 for g in gains)
+            lines.append(
+                f"- {ours} against {other}, log-probability: clearly above in {above} of {len(settings)} settings, "
+                f"clearly below in {below}."
+            )
     return lines
 
 
-def gain_everywhere(runs: dict[str, list[dict[str, Any]]], other: str) -> int:
-    """Number of tasks on which the interval of dynamic minus another method lies above zero."""
-    return sum(
-        gain([r["scores"] for r in found], "dynamic", other, "log_probability")[1] > 0 for found in runs.values()
+def _setting(sizes: dict[str, Any], by_amount: dict[str, Runs]) -> str:
+    runs = next(iter(by_amount.values()))
+    items = {task: len(found[0]["scores"]["strong"]["tokens"]) for task, found in runs.items()}
+    seeds = ", ".join(f"{min(len(f) for f in one.values())} with {AMOUNTS[n]}" for n, one in by_amount.items())
+    return (
+        f"Models trained from scratch: strong {sizes['large']:,} parameters, small {sizes['small']:,} "
+        f"({sizes['large'] / sizes['small']:.1f} times smaller), one tokenizer. These are tiny models: read the order "
+        "of the methods, not the levels. Tasks: "
+        + "; ".join(f"{t} ({TASKS[t]}, {items[t]} items)" for t in runs)
+        + ". Expert and ceiling are the small and the strong model, fine-tuned on the same task: either on 64 examples "
+        "for each, with the weights that are best on 64 validation items; or on more than a thousand. Seeds "
+        f"of the expert: {seeds}; one of the ceiling."
     )
 
 
@@ -194,31 +243,21 @@ def section(results: Path) -> str:
         results: folder of the saved JSON.
     """
     folder = results / "fusion_quality"
-    runs = _singles(folder)
-    parts = ["## Weak-to-strong decoding", ""]
-    parts += [
+    by_amount = _singles(folder)
+    parts = [
+        "## Weak-to-strong decoding",
+        "",
         "Made by `python scripts/bench/fusion_quality.py render` from `results/fusion_quality/` and "
         "`results/fusion_speed.json`. [decoding.md](decoding.md) says how it works.",
         "",
     ]
-    if runs:
+    if by_amount:
         sizes = json.loads((folder / "models.json").read_text())
-        items = {task: len(found[0]["scores"]["strong"]["tokens"]) for task, found in runs.items()}
-        seeds = {task: len(found) for task, found in runs.items()}
-        same = sum(r["speculative"]["same"] for found in runs.values() for r in found)
-        made = sum(r["speculative"]["items"] for found in runs.values() for r in found)
-        time = {
-            name: sum(r["speculative"]["seconds"][name] for found in runs.values() for r in found)
-            for name in ("plain", "speculative")
-        }
+        parts += [_setting(sizes, by_amount), ""]
+    for amount, runs in by_amount.items():
         chosen = "; ".join(f"{t}: {', '.join(str(r['static_best']) for r in found)}" for t, found in runs.items())
         parts += [
-            f"Models trained from scratch: strong {sizes['large']:,} parameters, small {sizes['small']:,} "
-            f"({sizes['large'] / sizes['small']:.1f} times smaller), one tokenizer. These are tiny models: read the "
-            "order of the methods, not the levels. Tasks: "
-            + "; ".join(f"{t} ({TASKS[t]}, {items[t]} items, seeds of the expert: {seeds[t]})" for t in runs)
-            + f". Items read while fine-tuning: {_read(sizes)}. The weight of "
-            f"`static best` was chosen on validation items ({chosen}).",
+            f"### Fine-tuned on {AMOUNTS[amount]}",
             "",
             "Log-probability of an answer token in nats, and share of tokens that greedy decoding gets right:",
             "",
@@ -236,21 +275,30 @@ def section(results: Path) -> str:
             "",
             *_differences(runs),
             "",
-            *_reading(runs),
-            "",
-            f"Speculative decoding gave the same text as plain greedy decoding on {same} of {made} answers, in "
-            f"{time['speculative'] / time['plain']:.2f} of its processor time.",
+            f"The weight of `static best` was chosen on validation items ({chosen}).",
             "",
         ]
-    several = _several_table(folder)
+    if by_amount:
+        parts += ["### Reading", "", *_reading(by_amount), ""]
+    several = _several_tables(folder)
     if several:
         parts += [
-            "### All experts at once",
+            "### Several experts",
             "",
-            "Log-probability of an answer token, nobody says which task it is:",
+            "Log-probability of an answer token on mixed prompts; nobody says which task a prompt is of:",
+            "",
+            *several,
+        ]
+    speculative = _speculative_table(folder / "speculative.json")
+    if speculative:
+        parts += [
+            "### Speculative decoding",
+            "",
+            "Greedy decoding of the dynamic rule, processor time on one core:",
+            "",
+            *speculative,
             "",
         ]
-        parts += [*several, ""]
     speed = _speed(results / "fusion_speed.json")
     if speed:
         parts += ["### Cost", "", "Ratios of processor times inside of one run, on one core:", "", *speed, ""]
@@ -259,8 +307,7 @@ def section(results: Path) -> str:
         parts += [
             "### Exactness",
             "",
-            "Random logits against direct divergences in float64 and a fine search. What is not within 1e-4 has a flat "
-            "objective (the float32 column) or two nearly equal minima.",
+            "Against direct divergences in float64 and a fine search over the same logits.",
             "",
             *exact,
             "",
