@@ -27,6 +27,7 @@ PAIRS = ("code,math", "play,operation", "math,operation", "play,code")
 MULTI: dict[str, tuple[str, dict[str, Any]]] = {
     "one at a time (paper)": ("dynamic", {}),
     "joint (ours)": ("joint", {}),
+    "joint, full trust": ("joint", {"trust": 1.0}),
     "joint, anchor competes": ("joint", {"anchor": True}),
     "joint, equal weights": ("joint", {"trust": 0.0}),
     "joint, no fit of the distance": ("joint", {"refit": False}),

@@ -10,6 +10,10 @@ that a text that fits no expert moves the strong model little. The direction is 
 S + sum_t w_t (E_t - S_t), and the distance is the paper's fit for this one mixed expert. Consequences that tests check:
 a single expert with clear evidence gives the dynamic rule, an expert that is listed twice counts once, and the order of
 experts is of no matter.
+
+The evidence is tempered by a small power: it also counts the prompt, which experts that were tuned on answers do not
+model, and its tokens are far from independent. With its full power the wrong expert wins where the right one has
+unlearned the language of its prompts. The default was chosen on validation items of four pairs of tasks.
 """
 
 from __future__ import annotations
@@ -30,7 +34,7 @@ from zoo.config import StrictConfig
 class JointConfig(StrictConfig):
     """Settings of the joint rule."""
 
-    trust: float = Field(default=1.0, ge=0, le=10, description="power of the evidence; 0 gives all experts one weight")
+    trust: float = Field(default=0.002, ge=0, le=10, description="power of the evidence; 0: all experts weigh the same")
     anchor: bool = Field(default=False, description="let the anchor compete: a text of no expert is left to strong")
     refit: bool = Field(default=True, description="fit the distance; otherwise move by the direction as it is")
 
