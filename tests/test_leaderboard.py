@@ -111,7 +111,7 @@ def test_the_page_is_whole_and_needs_nothing_else(results: Path, tmp_path: Path)
     assert "Without a comparison of methods: other." in text
     assert re.search(r'class="best" data-value="0.800000">80.0<', text)
     assert result.files == 9
-    assert "8 files" in result.summary()
+    assert "9 files" in result.summary()
 
 
 def test_sections_of_the_markdown_page_are_replaced_and_others_stay(results: Path, tmp_path: Path) -> None:
