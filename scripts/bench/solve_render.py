@@ -172,7 +172,7 @@ def _abstention(files: Sequence[Mapping[str, Any]]) -> str:
     share = f", {right} of them rightly" if said else ""
     return (
         f"Abstention: `solve` advised the base in {said} of {cases} cases{share}. It is right if the best way is "
-        f"within\none standard error of the base on the test examples, paired; that is so in {due} of the {cases} cases."
+        f"within\none standard error of the base on the test examples, paired; that is so in {due} of the {cases}."
     )
 
 
