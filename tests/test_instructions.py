@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from scripts.bench.igpg_architectures import nearest_shape, resized
+from scripts.bench._resize import nearest_shape, resized
 from tests.fixtures import tiny_config
 from tests.text_world import make_encoder
 from weightgen import jobs
