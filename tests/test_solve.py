@@ -78,6 +78,7 @@ def test_the_folder_holds_an_adapter_that_peft_loads_a_card_and_every_candidate(
     wanted = {"base", "retrieved-1", "mean-near", "sum-near", "generated-prototype", "trained", "atlas", "lorahub"}
     assert wanted <= rows.keys()
     assert {row["way"] for row in rows.values()} >= {"base", "static", "finetuned", "generated_texts"}
+    assert "finetuned-generated-prototype-static" in rows  # what the track record of fine-tuning was measured from
     assert [row["fate"] for row in rows.values()].count("chosen") == 1
     assert rows["base"]["examples"] == 16
     assert all(row["examples"] in (0, 4, 8, 16) for row in rows.values())

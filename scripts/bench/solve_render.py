@@ -30,9 +30,9 @@ the tasks, which are few.
 {table}
 
 Best single method: the one way that is best on average at that number of shots, looked up on the test examples after
-the fact. Trained further alone is always the adapter for all tasks; in the portfolio it is the two candidates that were
-best so far, and the simplest candidate within noise is taken, which costs something where a more complex one is a
-little better.
+the fact. Trained further alone is the adapter for all tasks. In these runs the portfolio trained the two candidates
+further that were best so far, which that one often was not; now it is always among them, which is not measured yet. And
+the simplest candidate within noise is taken, which costs something where a more complex one is a little better.
 
 | portfolio minus | {heads} |
 |---|{rule}

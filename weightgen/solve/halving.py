@@ -12,7 +12,7 @@ from weightgen.solve.record import Record
 
 LEAST = 3
 STARTS = 2
-"""Frozen candidates that fine-tuning starts from, the base aside."""
+"""Candidates that fine-tuning starts from, a fresh adapter aside."""
 Report = Callable[[str, int, int], None]
 
 
@@ -53,7 +53,7 @@ def halve(
     Args:
         judge: asks, and knows the meter.
         frozen: candidates that learn nothing, the base first.
-        learned: from the best frozen ones to candidates that learn, the most promising first.
+        learned: from the static adapter and the best others to candidates that learn, the most promising first.
         record: of the ways.
         report: progress.
     """
@@ -62,7 +62,10 @@ def halve(
     joining = min(1, len(rungs) - 1)
     for number, blocks in enumerate(rungs):
         if number == joining and len(judge.folds) > 1:
-            new = learned([one for one in alive if one.weights is not None][:STARTS])
+            # The record of fine-tuning is that of starting at the adapter for all tasks: it is always tried, and first.
+            usual = [one for one in frozen if one.way == "static"][:1]
+            best = [one for one in alive if one.weights is not None and one not in usual]
+            new = learned([*usual, *best][:STARTS])
             search.candidates += new
             alive += new
         ranked = _rung(search, judge, alive, blocks, record, report)
