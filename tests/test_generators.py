@@ -308,6 +308,14 @@ def test_both_processes_learn(process: str, make: Any) -> None:
     assert losses[-1] < 0.98 * losses[0]
 
 
+def test_a_generator_that_writes_whole_networks_only_says_so(zoo: Zoo, make: Any) -> None:
+    generator, data = make("mapper")
+    layout, values = data.problem.forms[0].layout, data.held[0].val.values[:1]
+    given = torch.ones(values.shape[1], dtype=torch.bool)
+    with pytest.raises(UsageError, match="mapper writes whole networks only"):
+        generator.fill(condition(zoo, [0]), layout, values, given, torch.Generator())
+
+
 def test_given_layers_stay_and_the_others_fit_them(zoo: Zoo, make: Any) -> None:
     generator, data = make("d2nwg")
     layout, values = data.problem.forms[0].layout, data.held[0].val.values[:2]

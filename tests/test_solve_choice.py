@@ -107,6 +107,12 @@ def test_few_examples_are_read_beside_what_the_ways_gained_elsewhere() -> None:
     assert chosen({BASE: 4, RETRIEVED: 4, FINETUNED: 4}, 8)[0] == BASE
 
 
+def test_where_the_base_is_right_the_record_promises_nothing() -> None:
+    usual = record({"base": [0.0] * 6, "finetuned": [0.3, 0.3, 0.3, 0.31, 0.29, 0.3]})
+    assert chosen({BASE: 0, FINETUNED: 0}, 8, usual)[0] == BASE
+    assert chosen({BASE: 2, FINETUNED: 2}, 8, usual)[0] == FINETUNED
+
+
 def test_the_record_lies_on_lines_between_what_was_measured() -> None:
     tasks = [f"t{i}" for i in range(4)]
     scores = {

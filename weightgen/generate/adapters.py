@@ -81,13 +81,7 @@ def generate_adapters(
         "parents": history.get("train_tasks", []),
         "license": history.get("license"),
         "expected": history.get("expected"),
-        "task": {
-            "name": task.name,
-            "description": task.text.description,
-            "labels": list(task.text.labels),
-            "unlabelled_texts": len(task.text.texts),
-            "labelled_texts": len(task.texts),
-        },
+        "task": task.about(),
         "finetune_steps": finetune,
     }
     names = ["."] if n == 1 else [f"adapter-{i:03d}" for i in range(n)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -35,6 +35,16 @@ class GivenTask:
     text: TaskText
     texts: tuple[str, ...]
     y: Int[Tensor, " n"]
+
+    def about(self) -> dict[str, Any]:
+        """What a card says of the task."""
+        return {
+            "name": self.name,
+            "description": self.text.description,
+            "labels": list(self.text.labels),
+            "unlabelled_texts": len(self.text.texts),
+            "labelled_texts": len(self.texts),
+        }
 
 
 def given_task(

@@ -245,6 +245,31 @@ class Generator(nn.Module, abc.ABC):
     def write(self, condition: Condition, layout: Layout, generator: torch.Generator) -> Float[Tensor, "b t d"]:
         """Tokens of one network for every task of a batch of conditions."""
 
+    def fill(
+        self,
+        condition: Condition,
+        layout: Layout,
+        values: Float[Tensor, "b t d"],
+        given: Bool[Tensor, " t"],
+        generator: torch.Generator,
+    ) -> Float[Tensor, "b t d"]:
+        """Write networks of which some tokens are given.
+
+        Args:
+            condition: ``b`` tasks.
+            layout: layout of the networks.
+            values: tokens, right where ``given``, anything elsewhere.
+            given: true for tokens that shall stay as they are.
+            generator: source of randomness.
+
+        Returns:
+            Tokens; those that were given are unchanged to the last bit.
+
+        Raises:
+            UsageError: if the generator can only write whole networks.
+        """
+        raise UsageError(f"the generator {self.name} writes whole networks only", "fill in with d2nwg or igpg")
+
     def layout_for(self, condition: Condition) -> Layout:
         """The layout to write for a task if the user names none; by default the only one that was learned from.
 

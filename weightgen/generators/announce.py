@@ -22,7 +22,6 @@ from zoo.config import StrictConfig
 from zoo.kinds.dense import layout_of
 from zoo.types import Layout
 
-LOOSELY = (("narrow", "thin", "small"), ("medium", "medium-sized"), ("wide", "broad", "large"))
 COUNTS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight")
 
 

@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Shaped
+from jaxtyping import Bool, Float, Shaped
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -177,21 +177,10 @@ class D2NWG(LatentGenerator):
         condition: Condition,
         layout: Layout,
         values: Float[Tensor, "b t d"],
-        given: Shaped[Tensor, " t"],
+        given: Bool[Tensor, " t"],
         generator: torch.Generator,
     ) -> Float[Tensor, "b t d"]:
-        """Write networks of which some tokens are given: inpainting (RePaint, arXiv 2201.09865).
-
-        Args:
-            condition: ``b`` tasks.
-            layout: layout of the networks.
-            values: tokens, right where ``given``, anything elsewhere.
-            given: true for tokens that shall stay as they are.
-            generator: source of randomness.
-
-        Returns:
-            Tokens; those that were given are unchanged to the last bit.
-        """
+        """Inpainting (RePaint, arXiv 2201.09865); see ``Generator.fill``."""
         frame, encoded = self.frame(layout), self.conditioner(condition)
         draft = self.decode(self.find(encoded, frame, generator), layout)  # the codec looks at whole networks
         known = self.latents(torch.where(given[:, None], values, draft), layout)

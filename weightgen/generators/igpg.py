@@ -242,18 +242,7 @@ class IGPG(Generator):
         given: Bool[Tensor, " t"],
         generator: torch.Generator,
     ) -> Float[Tensor, "b t d"]:
-        """Write networks of which some tokens are given. Given words come first, so that all others know them.
-
-        Args:
-            condition: ``b`` tasks.
-            layout: layout of the networks.
-            values: tokens, right where ``given``, anything elsewhere.
-            given: true for tokens that shall stay as they are.
-            generator: source of randomness.
-
-        Returns:
-            Tokens; those that were given are unchanged to the last bit.
-        """
+        """Given words come first, so that all others know them; see ``Generator.fill``."""
         line, encoded = self.line(layout), self.conditioner(condition)
         order = (~given[line.token]).int().argsort(stable=True)
         known = self.words(values * given[:, None], layout)[:, order[: int(given[line.token].sum())]]

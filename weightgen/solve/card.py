@@ -44,13 +44,7 @@ def solve_report(solution: Solution, task: GivenTask, base_model: str, record_ab
     return {
         "weightgen": __version__,
         "base_model": base_model,
-        "task": {
-            "name": task.name,
-            "description": task.text.description,
-            "labels": list(task.text.labels),
-            "unlabelled_texts": len(task.text.texts),
-            "labelled_texts": len(task.texts),
-        },
+        "task": task.about(),
         "verdict": {
             "choice": solution.choice.name,
             "way": solution.choice.way,

@@ -69,14 +69,19 @@ class Comparison:
             self._means = {name: macro_f1_weighted(found, y, once).item() for name, found in self._found.items()}
 
     def difference(self, first: Candidate, second: Candidate) -> Difference | None:
-        """What the first is better than the second; ``None`` if nothing is known."""
+        """What the first is better than the second; ``None`` if nothing is known.
+
+        Nobody is better than right: the record of other tasks promises no more than the second leaves to be gained.
+        """
         if first.name == second.name:
             return Difference(0.0, 0.0)
         prior = self._record and self._record.prior(first.way, second.way, self._shots)
         if not len(self._y):
             return None if prior is None else Difference(prior.mean, prior.error)
         seen = self._means[first.name] - self._means[second.name]
-        return shrunken(seen, self._noise(first.name, second.name), prior)
+        found = shrunken(seen, self._noise(first.name, second.name), prior)
+        low, high = self._means[first.name] - 1, 1 - self._means[second.name]
+        return Difference(min(max(found.value, low), high), found.noise)
 
     def _noise(self, first: str, second: str) -> float:
         """Standard error of a paired difference; never less than what one more disagreement would make of it."""
