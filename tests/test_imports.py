@@ -34,7 +34,16 @@ LAYERS = (
         "server",
     },
     {"jobs", "large_jobs", "generate_jobs", "kit_jobs", "solve", "solve_jobs", "leaderboard_jobs"},
-    {"generate", "evaluate", "evaluate_files", "lm_evaluation", "decode_jobs", "compose_jobs", "retrieve_jobs"},
+    {
+        "generate",
+        "evaluate",
+        "evaluate_files",
+        "lm_evaluation",
+        "collect_jobs",
+        "decode_jobs",
+        "compose_jobs",
+        "retrieve_jobs",
+    },
     {
         "train",
         "training_data",

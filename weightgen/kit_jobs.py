@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from weightgen.collect_jobs import collect_weights
 from weightgen.progress import Progress
 from weightgen.zoo_results import CollectResult
 
@@ -22,7 +23,6 @@ def kit(out: Path | str, progress: Progress | None = None) -> CollectResult:
         UsageError: if ``out`` cannot be a zoo.
         BadArtefact: if this installation lacks the adapters, or ``out`` is a folder of something else.
     """
-    from weightgen.jobs import collect_weights
     from weightgen.kit import adapters_archive
 
     return collect_weights([adapters_archive()], out, progress=progress)
