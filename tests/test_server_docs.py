@@ -35,13 +35,14 @@ def port(tmp_path: Path, adapter_zoo: Path, text_encoder: Path) -> Iterator[str]
     with Zoo.open(adapter_zoo) as zoo:
         train_generator(tiny_config("prototype", f"text_encoder={text_encoder}"), zoo, root / "generator")
     shutil.copytree(text_encoder, root / "encoder")
-    command = [sys.executable, "-m", "weightgen.cli", "serve", "--port", "0", "--root", str(root), "--cold"]
+    command = [sys.executable, "-m", "weightgen.cli", "serve", "--port", "0", "--root", str(root)]
     server = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     assert server.stderr is not None
-    yield server.stderr.readline().rsplit(":", 1)[1].strip()
-    server.send_signal(signal.SIGINT)
-    log = server.stderr.read()
-    assert server.wait(20) == 0, log
+    with server:
+        yield server.stderr.readline().rsplit(":", 1)[1].strip()
+        server.send_signal(signal.SIGINT)
+        log = server.stderr.read()
+    assert server.returncode == 0, log
     assert "Traceback" not in log
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import socket
 import sys
@@ -52,7 +53,8 @@ def serve(config: ServerConfig) -> None:
         shown = f"[{host}]" if family == socket.AF_INET6 else host
         print(f"weightgen serves {config.root} on http://{shown}:{listening.getsockname()[1]}", file=sys.stderr)
         settings = uvicorn.Config(app, timeout_graceful_shutdown=LAST_SECONDS, server_header=False, log_level="info")
-        uvicorn.Server(settings).run(sockets=[listening])
+        with contextlib.suppress(KeyboardInterrupt):  # raised again when all is done
+            uvicorn.Server(settings).run(sockets=[listening])
 
 
 def _library(name: str) -> Any:

@@ -1,7 +1,7 @@
-"""The process of one job. It is told a folder on stdin, runs the job that is written there, and ends.
+"""The process of a job. It is told a folder on stdin, runs the job that is written there, and waits for the next.
 
 On stdout it says one JSON line for each step; the result is a file in the folder, written to the side and renamed.
-When stdin closes, the server is gone, and the job stops as after Ctrl-C.
+When stdin closes, the server is done with it, or gone: a job that runs stops as after Ctrl-C.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import contextlib
 import importlib
 import json
 import os
+import queue
+import resource
 import signal
 import sys
 import threading
@@ -30,7 +32,7 @@ HEAVY = ("weightgen.generate.adapters", "weightgen.retrieve")
 
 
 def main(arguments: list[str]) -> int:
-    """Wait for a job and run it.
+    """Wait for jobs and run them, one after the other.
 
     Args:
         arguments: ``--warm`` to load libraries while waiting; the folder of the job if the trainer started this process
@@ -42,33 +44,40 @@ def main(arguments: list[str]) -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored below a shell's background job
     says = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
     os.dup2(2, 1)
+    if arguments and arguments[0] != "--warm":
+        return run(Path(arguments[0]), says)
+    told, busy = queue.SimpleQueue[str](), threading.Event()
+    threading.Thread(target=_listen, args=(told, busy), daemon=True).start()
     try:
-        for name in HEAVY if arguments == ["--warm"] else ():
+        for name in HEAVY if arguments else ():
             importlib.import_module(name)
-        folder = arguments[0] if arguments and arguments[0] != "--warm" else _line()
-    except KeyboardInterrupt:
+        while folder := told.get():
+            sys.argv[1:] = [folder]
+            if code := run(Path(folder), says):
+                return code
+            busy.clear()
+            says.write(json.dumps({"ended": True, "memory": _peak_memory()}) + "\n")
+    except (KeyboardInterrupt, BrokenPipeError):
         return INTERRUPTED
-    if not folder:
-        return 0
-    sys.argv[1:] = [folder]
-    threading.Thread(target=_stop_without_server, daemon=True).start()
-    return run(Path(folder), says)
+    return 0
 
 
-def _line() -> str:
-    """One line of stdin, read without a buffer: a thread waits for its end."""
-    found = b""
-    while (byte := os.read(0, 1)) not in (b"", b"\n"):
-        found += byte
-    return found.decode()
+def _listen(told: queue.SimpleQueue[str], busy: threading.Event) -> None:
+    """Hand on what stdin says; without a buffer, whose lock would be held when the process ends."""
+    with os.fdopen(0, "rb", buffering=0, closefd=False) as orders:
+        for line in orders:
+            busy.set()
+            told.put(line.decode().strip())
+    told.put("")
+    if busy.is_set():
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(GRACE)
+        os.killpg(0, signal.SIGKILL)
 
 
-def _stop_without_server() -> None:
-    while os.read(0, 1024):
-        pass
-    os.kill(os.getpid(), signal.SIGINT)
-    time.sleep(GRACE)
-    os.killpg(0, signal.SIGKILL)
+def _peak_memory() -> float:
+    """MiB that the process had at most."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def run(folder: Path, says: TextIO) -> int:
@@ -84,6 +93,7 @@ def run(folder: Path, says: TextIO) -> int:
     log = os.open(folder / LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(log, 1)
     os.dup2(log, 2)
+    os.close(log)
     call = json.loads((folder / CALL).read_text(encoding="utf-8"))
     with contextlib.suppress(BrokenPipeError):
         try:

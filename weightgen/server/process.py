@@ -1,4 +1,4 @@
-"""One process for one job: started, told what to do, listened to, and ended with everything that it started."""
+"""The process of a job: started, told what to do, listened to, and ended with everything that it started."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ import weightgen
 GRACE = 5.0
 """Seconds that a job has to stop by itself after it was told to."""
 LAST_WORDS = 1.0
+MOST_KEPT = 1024.0
+"""MiB; a process that needed more is not kept."""
 LONGEST_LINE = 1 << 20
 HIDDEN = ("WEIGHTGEN_TOKEN",)
 
@@ -26,6 +28,8 @@ class Child:
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
+        self._exit = asyncio.create_task(process.wait())
+        self._memory = 0.0
 
     @classmethod
     async def start(cls, root: Path, *, warm: bool = False, offline: bool = True) -> Child:
@@ -57,9 +61,14 @@ class Child:
     @property
     def alive(self) -> bool:
         """Whether it can take a job."""
-        return self._process.returncode is None
+        return not self._exit.done()
 
-    async def run(self, folder: Path, hear: Callable[[Mapping[str, Any]], None]) -> int:
+    @property
+    def light(self) -> bool:
+        """Whether it is worth keeping for another job."""
+        return self.alive and self._memory < MOST_KEPT
+
+    async def run(self, folder: Path, hear: Callable[[Mapping[str, Any]], None]) -> int | None:
         """Run the job of a folder to its end.
 
         Args:
@@ -67,31 +76,41 @@ class Child:
             hear: called with every step.
 
         Returns:
-            Exit code of the process; negative: the signal that ended it.
+            ``None`` if the job ended and the process waits for another one, else the exit code of the process;
+            negative: the signal that ended it.
         """
         assert self._process.stdin is not None
         with contextlib.suppress(ConnectionError):  # the exit code says that it is gone
             self._process.stdin.write(f"{folder}\n".encode())
             await self._process.stdin.drain()
         listening = asyncio.create_task(self._listen(hear))
-        code = await self._process.wait()
-        await asyncio.wait([listening], timeout=LAST_WORDS)
+        await asyncio.wait({listening, self._exit}, return_when=asyncio.FIRST_COMPLETED)
+        if listening.done() and listening.result():
+            return None
+        code = await self._exit
+        await asyncio.wait({listening}, timeout=LAST_WORDS)
         listening.cancel()
         self._signal(signal.SIGKILL)
         return code
 
-    async def _listen(self, hear: Callable[[Mapping[str, Any]], None]) -> None:
+    async def _listen(self, hear: Callable[[Mapping[str, Any]], None]) -> bool:
+        """Hand on what it says; true if it says that the job has ended."""
         assert self._process.stdout is not None
         async for line in self._process.stdout:
-            hear(json.loads(line))
+            said = json.loads(line)
+            if "ended" in said:
+                self._memory = said["memory"]
+                return True
+            hear(said)
+        return False
 
     async def end(self, grace: float = GRACE) -> None:
         """Stop it as Ctrl-C does, and after a while without asking."""
         self._signal(signal.SIGINT)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._process.wait(), grace)
+            await asyncio.wait_for(asyncio.shield(self._exit), grace)
         self._signal(signal.SIGKILL)
-        await self._process.wait()
+        await self._exit
 
     def _signal(self, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):

@@ -34,6 +34,7 @@ class Endpoint:
         shipped: arguments that may be the name of something in the package instead of a path.
         inline: what may be sent in the request instead of in a file named by ``data``.
         quick: answered at once, in the process of the server: it reads or changes the catalogue and loads no weights.
+        alone: starts processes or changes libraries as a whole, so that its process is not kept for another job.
     """
 
     job: str
@@ -45,6 +46,7 @@ class Endpoint:
     shipped: Mapping[str, Callable[[], list[str]]] = field(default_factory=dict)
     inline: tuple[str, ...] = ()
     quick: bool = False
+    alone: bool = False
 
     @property
     def tag(self) -> str:
@@ -90,15 +92,15 @@ ENDPOINTS = (
         inline=(LABELLED, ARRAYS),
     ),
     Endpoint("evaluate_weights", "/evaluate", hub=_names("base"), inline=(LABELLED, ARRAYS)),
-    Endpoint("evaluate", "/evaluate/generator", out="out"),
-    Endpoint("evaluate_language_model", "/evaluate/language-model", hub=_names("path", "base")),
-    Endpoint("train", "/train", out="out", shipped={"config": _configs}),
-    Endpoint("explore", "/explore", out="out", hub=_names("model"), shipped={"config": _configs}),
+    Endpoint("evaluate", "/evaluate/generator", out="out", alone=True),
+    Endpoint("evaluate_language_model", "/evaluate/language-model", hub=_names("path", "base"), alone=True),
+    Endpoint("train", "/train", out="out", shipped={"config": _configs}, alone=True),
+    Endpoint("explore", "/explore", out="out", hub=_names("model"), shipped={"config": _configs}, alone=True),
     Endpoint("decode", "/decode", outputs=_names("trace"), hub=_names("strong", "experts")),
     Endpoint("doctor_fusion", "/doctor/fusion", hub=_names("strong", "expert", "anchor")),
     Endpoint("leaderboard", "/leaderboard", out="out"),
     Endpoint("kit", "/kit", out="out"),
-    Endpoint("build_zoo", "/zoo/build", out="zoo", shipped={"recipe": _configs}),
+    Endpoint("build_zoo", "/zoo/build", out="zoo", shipped={"recipe": _configs}, alone=True),
     Endpoint("collect_weights", "/zoo/collect", out="zoo", hub=_names("sources")),
     Endpoint("list_records", "/zoo/ls", quick=True),
     Endpoint("zoo_stats", "/zoo/stats", quick=True),

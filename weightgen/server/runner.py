@@ -9,7 +9,7 @@ import logging
 import secrets
 import shutil
 import signal
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from typing import Any, TextIO
 
 from weightgen.server.answers import UNEXPECTED, Refused
@@ -87,6 +87,7 @@ class Runner:
             await asyncio.sleep(0.01)
         for worker in self._workers:
             worker.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._spare is not None:
             await self._spare.end(0)
         if self._lock is not None:
@@ -180,7 +181,10 @@ class Runner:
 
     def cancel_soon(self, job: Job) -> None:
         """Stop a job without waiting for it."""
-        task = asyncio.create_task(self.cancel(job))
+        self._soon(self.cancel(job))
+
+    def _soon(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -223,16 +227,22 @@ class Runner:
         job.stop_as = None
         self._children[job.id] = child
         job.become(RUNNING)
+        code = 0
         try:
             code = await child.run(job.folder, job.hear)
         finally:
             del self._children[job.id]
+            keep = code is None and child.light and not BY_JOB[job.job].alone and self.config.warm
+            if keep and self._spare is None and not self._closing:
+                self._spare = child
+            else:
+                self._soon(child.end(0))
         if job.read_result():
             job.become(FAILED if "error" in job.answer else DONE)
         elif job.stop_as is not None:
             job.become(job.stop_as)
         else:
-            how = f"by the signal {signal.Signals(-code).name}" if code < 0 else f"with the exit code {code}"
+            how = f"by {signal.Signals(-code).name}" if code and code < 0 else f"with the exit code {code or 0}"
             remedy = "if it was SIGKILL, memory may have run out; the log beside the job may say more"
             job.answer = {"error": f"the process of the job was ended {how}", "remedy": remedy, "kind": UNEXPECTED}
             job.become(FAILED)
