@@ -124,6 +124,11 @@ def test_decoding_is_streamed(connect: Connect, tmp_path: Path) -> None:
     assert pieces
     assert "".join(pieces) == last["result"]["text"] == last["text"]
     assert len(last["result"]["tokens"]) == 12
+    runner = client.app.state.runner
+    kept = runner._spare
+    again = client.post("/v1/decode?wait=60", json=request).json()
+    assert again["result"]["text"] == last["text"]
+    assert runner._spare is kept, "the process was not kept for the second answer"
 
 
 def test_a_job_is_cancelled_resumed_and_survives_a_restart(connect: Connect, tmp_path: Path) -> None:

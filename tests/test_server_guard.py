@@ -18,9 +18,11 @@ from weightgen.server.app import create_app
 from weightgen.server.page import PAGE, policy
 from weightgen.server.paths import MINILM, STATE
 from weightgen.server.runner import Runner
+from zoo.build import encoder
 from zoo.errors import MissingExtra, UsageError
 
 TOKEN = "0123456789abcdef"
+JSON = {"Content-Type": "application/json"}
 
 
 @pytest.fixture(autouse=True)
@@ -81,6 +83,19 @@ def test_configs_cannot_name_what_a_request_cannot(connect: Connect, tmp_path: P
     assert status == 403
     assert "own.yaml" in told["error"]
     assert post(client, "/zoo/build", recipe="digits", zoo="zoo", overrides=["data.source=sklearn-digits"])[0] == 202
+    # Whatever the file is called, and whatever other readers of YAML stumble over.
+    (tmp_path / "root" / "own.txt").write_text("recipe: text_lora\n2024-13-45: x\ndata: {sources: [/etc/passwd]}\n")
+    assert post(client, "/zoo/build", recipe="own.txt", zoo="zoo")[0] == 403
+    client.put("/v1/files/own.yaml", content=b"recipe: class_subsets\nseed: 3\n")
+    status, told = post(client, "/zoo/build", recipe="uploads/own.yaml", zoo="zoo")
+    assert status == 202
+    client.put("/v1/files/own.yaml?force=true", content=b"data: {sources: [/etc/passwd]}\n")
+    folder = tmp_path / "root" / STATE / told["id"]
+    used = tmp_path / "root" / json.loads((folder / "call.json").read_text())["arguments"]["recipe"]
+    assert used.read_text() == "recipe: class_subsets\nseed: 3\n"
+    assert post(client, "/generate", data=f"{STATE}/{told['id']}/job.json")[0] == 403
+    kept = {path.name for path in (tmp_path / "root" / STATE).iterdir() if path.is_dir()}
+    assert kept == {job["id"] for job in client.get("/v1/jobs").json()}, "what was refused left something"
     status, told = post(client, "/evaluate/language-model", path=MINILM, tasks=["arc_easy", "uploads/task.yaml"])
     assert (status, told["error"]) == (403, "'uploads/task.yaml' is no name")
 
@@ -93,7 +108,11 @@ def test_models_of_the_hub_need_permission(connect: Connect, tmp_path: Path) -> 
     assert "--allow-hub" in told["remedy"]
     assert post(client, "/generate", base=MINILM, description="x")[0] == 202  # what is shipped belongs to it
     client = connect(allow_hub=True)
-    assert post(client, "/doctor/fusion", **request)[0] == 202
+    status, told = post(client, "/doctor/fusion", **request)
+    assert status == 202
+    call = json.loads((tmp_path / "root" / STATE / told["id"] / "call.json").read_text())
+    assert call["arguments"] == request
+    assert MINILM == encoder.MINILM
     assert post(client, "/doctor/fusion", **{**request, "strong": "../outside"})[0] == 403
 
 
@@ -182,9 +201,15 @@ def test_errors_say_what_to_do(
     assert str(tmp_path) not in json.dumps(told)
 
 
-def test_what_is_no_json_is_told_so(connect: Connect) -> None:
+def test_what_is_no_json_is_told_so(connect: Connect, tmp_path: Path) -> None:
     client = connect()
-    assert client.post("/v1/kit", content="{", headers={"Content-Type": "application/json"}).status_code == 422
+    assert client.post("/v1/kit", content="{", headers=JSON).status_code == 422
+    for body in ('{"temperature": NaN}', '{"settings": {"alpha": 1e999}}'):
+        request = '{"strong": "x", "experts": [], "prompt": "x", ' + body[1:]
+        (tmp_path / "root" / "x").touch()
+        assert client.post("/v1/decode", content=request, headers=JSON).status_code == 422
+    deep = '{"arrays": {"y": [], "x": ' + "[" * 100_000 + "]" * 100_000 + "}}"
+    assert client.post("/v1/generate", content=deep, headers=JSON).status_code in (400, 422)
     told = client.post("/v1/kit", data={"out": "x"}).json()
     assert "Content-Type: application/json" in told["remedy"]
 

@@ -66,5 +66,5 @@ def invalid(problems: Sequence[Mapping[str, Any]], known: Collection[str]) -> Re
     if not where:
         return Refused(422, "the body is no JSON object", "send one, with the header Content-Type: application/json")
     value = first.get("input")
-    plain = value if isinstance(value, str | int | float | bool | None) else str(value)
+    plain = value if isinstance(value, str | int | None) else str(value)[:200]
     return Refused(422, f"{where}: {message}", "change the value", plain)

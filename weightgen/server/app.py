@@ -103,7 +103,7 @@ def _add_endpoint(app: FastAPI, endpoint: Endpoint, runner: Runner) -> None:
         return JSONResponse(await asyncio.to_thread(_answer_quick, endpoint, request, runner))
 
     async def run_job(body: Any, request: Request, wait: Wait = 0.0) -> Response:
-        job = runner.submit(endpoint, body.model_dump(exclude_unset=True))
+        job = await runner.submit(endpoint, body.model_dump(exclude_unset=True))
         return await answer(job, request.headers.get("accept", ""), wait, runner)
 
     handler = run_quick if endpoint.quick else run_job
@@ -124,7 +124,7 @@ def _add_endpoint(app: FastAPI, endpoint: Endpoint, runner: Runner) -> None:
 
 
 def _answer_quick(endpoint: Endpoint, request: dict[str, Any], runner: Runner) -> Any:
-    arguments = confine(endpoint, request, runner.places, "")
+    arguments = confine(endpoint, request, runner.places)
     root = runner.places.root
     try:
         result = getattr(jobs, endpoint.job)(**{**arguments, "zoo": root / arguments["zoo"]})

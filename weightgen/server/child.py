@@ -6,7 +6,6 @@ When stdin closes, the server is done with it, or gone: a job that runs stops as
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import json
 import os
@@ -95,13 +94,12 @@ def run(folder: Path, says: TextIO) -> int:
     os.dup2(log, 2)
     os.close(log)
     call = json.loads((folder / CALL).read_text(encoding="utf-8"))
-    with contextlib.suppress(BrokenPipeError):
-        try:
-            result = _result(call, folder, says)
-        except KeyboardInterrupt:
-            return INTERRUPTED
-        if result is not None:
-            write_json(folder / RESULT, _without(result, f"{Path.cwd()}/"))
+    try:
+        result = _result(call, folder, says)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    if result is not None:
+        write_json(folder / RESULT, _without(result, f"{Path.cwd()}/"))
     return 0
 
 
@@ -113,8 +111,11 @@ def _result(call: Mapping[str, Any], folder: Path, says: TextIO) -> dict[str, An
     from zoo.errors import WeightgenError
 
     def say(**what: Any) -> None:
-        if is_first():
-            says.write(json.dumps(what) + "\n")
+        try:
+            if is_first():
+                says.write(json.dumps(what) + "\n")
+        except BrokenPipeError:  # the server is gone
+            raise KeyboardInterrupt from None
 
     callbacks = {"progress": Steps(say), "on_text": lambda piece: say(text=piece)}
     job = getattr(jobs, call["job"])

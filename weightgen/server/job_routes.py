@@ -102,7 +102,7 @@ def add_job_routes(app: FastAPI, runner: Runner) -> None:
     )
     async def resume_job(id: str) -> Response:
         job = find(id)
-        runner.resume(job)
+        await runner.resume(job)
         return JSONResponse(job.full(), 202)
 
     @app.get("/v1/jobs/{id}/files", response_model=list[dict[str, Any]], summary="Files a job has written.", **options)

@@ -13,10 +13,12 @@ import yaml
 from weightgen.server.answers import Refused
 from weightgen.server.registry import JSON_OR_FILE, PARTS, WORDS, Endpoint
 from weightgen.server.requests import holds_path, parameters
+from zoo.config import read_yaml
+from zoo.store import disk_errors
 
 STATE = "weightgen-jobs"
 """Folder below the root with what the server knows about its jobs, and their results."""
-UPLOADS = "uploads"
+UPLOADS, OUT = "uploads", "out"
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 """The base of everything that is shipped; it comes with an extra, so that naming it needs no network."""
 
@@ -64,6 +66,9 @@ class Places:
         path = self.inside(text)
         if not text or not path.exists():
             raise Refused(404, f"{text!r} does not exist below the root", "upload it with PUT /v1/files/NAME")
+        state = self.root / STATE
+        if path.is_relative_to(state) and path.relative_to(state).parts[1:2] != (OUT,):
+            raise Refused(403, f"{text!r} belongs to the server", f"name what a job wrote: {STATE}/ID/{OUT}")
         for folder, folders, files in os.walk(path):
             for entry in (Path(folder) / name for name in (*folders, *files)):
                 if entry.is_symlink() and not entry.resolve().is_relative_to(self.root):
@@ -98,14 +103,16 @@ class Places:
                     raise Refused(error.status, f"{source}: {error.cause}", error.remedy) from None
 
 
-def confine(endpoint: Endpoint, request: Mapping[str, Any], places: Places, default_out: str) -> dict[str, Any]:
+def confine(
+    endpoint: Endpoint, request: Mapping[str, Any], places: Places, folder: Path | None = None
+) -> dict[str, Any]:
     """Arguments of a job from a request: its paths checked, and relative to the root.
 
     Args:
         endpoint: the job.
         request: fields of the request model.
         places: what may be named.
-        default_out: where the result goes if the request does not say.
+        folder: of the job, if it has one; its result goes there if the request does not say where.
 
     Returns:
         Arguments of the job, without those that are sent inline.
@@ -117,8 +124,13 @@ def confine(endpoint: Endpoint, request: Mapping[str, Any], places: Places, defa
     for name, parameter in parameters(endpoint.job).items():
         value = request.get(name)
         if value is None:
-            if name == endpoint.out:
-                arguments[name] = default_out
+            if name == endpoint.out and folder is not None:
+                arguments[name] = places.relative(folder / OUT)
+            elif parameter.default is parameter.empty:
+                arguments[name] = None
+            continue
+        if name == endpoint.config and folder is not None and places.inside(value).exists():
+            arguments[name] = _config(value, places, folder)
             continue
         arguments[name] = _map_texts(value, _rule(endpoint, name, parameter.annotation, places, request))
     return arguments
@@ -147,10 +159,7 @@ def _rule(endpoint: Endpoint, name: str, hint: Any, places: Places, request: Map
 def _named(text: str, name: str, endpoint: Endpoint, places: Places) -> str:
     """A path that exists, or the name of something else that the argument takes."""
     if text and places.inside(text).exists():
-        found = places.existing(text)
-        if places.inside(text).suffix in (".yaml", ".yml"):
-            _check_config(places.root / found, found, places)
-        return found
+        return places.existing(text)
     if text in (endpoint.shipped[name]() if name in endpoint.shipped else ()):
         return text
     if name in endpoint.records and _RECORD.fullmatch(text):
@@ -166,12 +175,16 @@ def _named(text: str, name: str, endpoint: Endpoint, places: Places) -> str:
     return places.existing(text)
 
 
-def _check_config(path: Path, name: str, places: Places) -> None:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError, RecursionError):
-        return  # the job says what is wrong with it
-    places.check_values(content, name)
+def _config(text: str, places: Places, folder: Path) -> str:
+    """A copy of a config beside the job, so that nobody changes it after it was checked."""
+    found = places.existing(text)
+    content = read_yaml(places.root / found)
+    places.check_values(content, found)
+    copy = folder / f"config-{Path(found).stem}.yaml"
+    with disk_errors(found):
+        folder.mkdir(mode=0o700, exist_ok=True)
+        copy.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    return places.relative(copy)
 
 
 def _override(text: str, places: Places) -> str:

@@ -21,7 +21,7 @@ QUEUED, RUNNING, DONE, FAILED, CANCELLED, INTERRUPTED = (
     "interrupted",
 )
 OPEN = (QUEUED, RUNNING)
-RECORD, OUT = "job.json", "out"
+RECORD = "job.json"
 
 
 async def happens(event: asyncio.Event, seconds: float) -> bool:

@@ -32,6 +32,7 @@ class Endpoint:
         hub: arguments that may be an id on the Hub instead of a path.
         records: arguments that may be the id of a record in a zoo instead of a path.
         shipped: arguments that may be the name of something in the package instead of a path.
+        config: argument that is a YAML file, whose own paths are confined as well.
         inline: what may be sent in the request instead of in a file named by ``data``.
         quick: answered at once, in the process of the server: it reads or changes the catalogue and loads no weights.
         alone: starts processes or changes libraries as a whole, so that its process is not kept for another job.
@@ -44,6 +45,7 @@ class Endpoint:
     hub: frozenset[str] = frozenset()
     records: frozenset[str] = frozenset()
     shipped: Mapping[str, Callable[[], list[str]]] = field(default_factory=dict)
+    config: str | None = None
     inline: tuple[str, ...] = ()
     quick: bool = False
     alone: bool = False
@@ -94,13 +96,15 @@ ENDPOINTS = (
     Endpoint("evaluate_weights", "/evaluate", hub=_names("base"), inline=(LABELLED, ARRAYS)),
     Endpoint("evaluate", "/evaluate/generator", out="out", alone=True),
     Endpoint("evaluate_language_model", "/evaluate/language-model", hub=_names("path", "base"), alone=True),
-    Endpoint("train", "/train", out="out", shipped={"config": _configs}, alone=True),
-    Endpoint("explore", "/explore", out="out", hub=_names("model"), shipped={"config": _configs}, alone=True),
+    Endpoint("train", "/train", out="out", config="config", shipped={"config": _configs}, alone=True),
+    Endpoint(
+        "explore", "/explore", out="out", hub=_names("model"), config="config", shipped={"config": _configs}, alone=True
+    ),
     Endpoint("decode", "/decode", outputs=_names("trace"), hub=_names("strong", "experts")),
     Endpoint("doctor_fusion", "/doctor/fusion", hub=_names("strong", "expert", "anchor")),
     Endpoint("leaderboard", "/leaderboard", out="out"),
     Endpoint("kit", "/kit", out="out"),
-    Endpoint("build_zoo", "/zoo/build", out="zoo", shipped={"recipe": _configs}, alone=True),
+    Endpoint("build_zoo", "/zoo/build", out="zoo", config="recipe", shipped={"recipe": _configs}, alone=True),
     Endpoint("collect_weights", "/zoo/collect", out="zoo", hub=_names("sources")),
     Endpoint("list_records", "/zoo/ls", quick=True),
     Endpoint("zoo_stats", "/zoo/stats", quick=True),

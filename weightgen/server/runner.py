@@ -10,6 +10,7 @@ import secrets
 import shutil
 import signal
 from collections.abc import Coroutine, Mapping
+from pathlib import Path
 from typing import Any, TextIO
 
 from weightgen.server.answers import UNEXPECTED, Refused
@@ -17,7 +18,7 @@ from weightgen.server.child import CALL, RESULT, write_json
 from weightgen.server.config import ServerConfig
 from weightgen.server.paths import STATE, Places, confine
 from weightgen.server.process import GRACE, Child
-from weightgen.server.record import CANCELLED, DONE, FAILED, INTERRUPTED, OUT, QUEUED, RUNNING, Job
+from weightgen.server.record import CANCELLED, DONE, FAILED, INTERRUPTED, QUEUED, RUNNING, Job
 from weightgen.server.registry import BY_JOB, Endpoint
 from weightgen.server.requests import callbacks_of
 from zoo.errors import UsageError
@@ -108,7 +109,7 @@ class Runner:
             elif job.status == QUEUED:
                 self._waiting.put_nowait(job)
 
-    def submit(self, endpoint: Endpoint, request: Mapping[str, Any]) -> Job:
+    async def submit(self, endpoint: Endpoint, request: Mapping[str, Any]) -> Job:
         """Put a job into the queue.
 
         Args:
@@ -118,22 +119,36 @@ class Runner:
         Raises:
             Refused: if the queue is full, or the request names what it must not.
         """
-        self._check_queue()
         inline = {name: request[name] for name in endpoint.inline if request.get(name) is not None}
         if len(inline) + (request.get("data") is not None) > 1:
             raise Refused(422, f"{' and '.join([*inline, 'data'][:2])} are given", "give the data once")
-        name = secrets.token_hex(6)
-        folder = self._state / name
-        arguments = confine(endpoint, request, self.places, self.places.relative(folder / OUT))
+        folder = self._state / secrets.token_hex(6)
+        try:
+            job = await self._prepared(endpoint, request, inline, folder)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        self.jobs[job.id] = job
+        self._waiting.put_nowait(job)
+        return job
+
+    async def _prepared(
+        self, endpoint: Endpoint, request: Mapping[str, Any], inline: Mapping[str, Any], folder: Path
+    ) -> Job:
+        """A job with its files."""
+        arguments = await asyncio.to_thread(confine, endpoint, request, self.places, folder)
+        self._check_queue()
         call = {"job": endpoint.job, "arguments": arguments, "inline": inline, "callbacks": callbacks_of(endpoint.job)}
         told = {key: f"({len(value)} sent)" if key in inline else value for key, value in request.items()}
-        job = Job(name, endpoint.job, folder, told, out=arguments.get(endpoint.out) if endpoint.out else None)
+        out = arguments.get(endpoint.out) if endpoint.out else None
+        job = Job(folder.name, endpoint.job, folder, told, out=out)
         with disk_errors(str(folder)):
-            folder.mkdir(mode=0o700)
-            write_json(folder / CALL, call)
+            folder.mkdir(mode=0o700, exist_ok=True)
+            try:
+                write_json(folder / CALL, call)
+            except (ValueError, RecursionError):
+                raise Refused(422, "a number of the request is not finite", "send numbers that JSON knows") from None
             job.save()
-        self.jobs[name] = job
-        self._waiting.put_nowait(job)
         return job
 
     def _check_queue(self) -> None:
@@ -142,7 +157,7 @@ class Runner:
         if sum(job.status == QUEUED for job in self.jobs.values()) >= self.config.queue:
             raise Refused(429, f"{self.config.queue} jobs wait already", "try again later, or cancel one")
 
-    def resume(self, job: Job) -> None:
+    async def resume(self, job: Job) -> None:
         """Run a job once more; what it had finished is not done again where the job keeps it.
 
         Raises:
@@ -155,8 +170,9 @@ class Runner:
             call = json.loads((job.folder / CALL).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             raise Refused(409, f"the files of the job {job.id} are damaged", "ask for it anew") from None
-        out = self.places.relative(job.folder / OUT)
-        call["arguments"] = confine(BY_JOB[job.job], job.request, self.places, out)
+        call["arguments"] = await asyncio.to_thread(confine, BY_JOB[job.job], job.request, self.places, job.folder)
+        if job.is_open:  # resumed by somebody else meanwhile
+            return
         with disk_errors(str(job.folder)):
             write_json(job.folder / CALL, call)
             (job.folder / RESULT).unlink(missing_ok=True)
@@ -192,13 +208,18 @@ class Runner:
         """Forget a job, and delete what it wrote beside its record."""
         if job.is_open:
             await self.cancel(job)
-        del self.jobs[job.id]
+        if self.jobs.pop(job.id, None) is None:
+            return
         with disk_errors(str(job.folder)):
             await asyncio.to_thread(shutil.rmtree, job.folder)
 
     async def _keep_spare(self) -> None:
         if self.config.warm and self._spare is None and self._waiting.empty() and not self._closing:
-            self._spare = await self._child(warm=True)
+            child = await self._child(warm=True)
+            if self._spare is None and not self._closing:
+                self._spare = child
+            else:  # another worker was quicker
+                await child.end(0)
 
     async def _child(self, warm: bool = False) -> Child:
         return await Child.start(self.places.root, warm=warm, offline=not self.config.allow_hub)
@@ -242,7 +263,8 @@ class Runner:
         elif job.stop_as is not None:
             job.become(job.stop_as)
         else:
+            killed = code == -signal.SIGKILL
             how = f"by {signal.Signals(-code).name}" if code and code < 0 else f"with the exit code {code or 0}"
-            remedy = "if it was SIGKILL, memory may have run out; the log beside the job may say more"
+            remedy = "memory may have run out" if killed else "the log beside the job may say why"
             job.answer = {"error": f"the process of the job was ended {how}", "remedy": remedy, "kind": UNEXPECTED}
             job.become(FAILED)
