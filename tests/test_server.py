@@ -31,7 +31,7 @@ def events(text: str) -> list[tuple[str, Any]]:
 
 def until(client: TestClient, id: str, reached: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
     """The job as soon as something is true of it."""
-    for _ in range(600):
+    for _ in range(1200):
         job = client.get(f"/v1/jobs/{id}").json()
         if reached(job):
             return job
@@ -140,7 +140,7 @@ def test_a_job_is_cancelled_resumed_and_survives_a_restart(connect: Connect, tmp
     until(client, id, lambda job: job["progress"])
     started = time.monotonic()
     assert client.delete(f"/v1/jobs/{id}").json()["status"] == "cancelled"
-    assert time.monotonic() - started < 6
+    assert time.monotonic() - started < 12
     held = len(client.post("/v1/zoo/ls", json={"zoo": "zoo"}).json())
     assert 128 <= held < 504
     assert client.post(f"/v1/jobs/{id}/resume").json()["status"] in ("queued", "running")

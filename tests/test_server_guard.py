@@ -210,6 +210,7 @@ def test_what_is_no_json_is_told_so(connect: Connect, tmp_path: Path) -> None:
         assert client.post("/v1/decode", content=request, headers=JSON).status_code == 422
     deep = '{"arrays": {"y": [], "x": ' + "[" * 100_000 + "]" * 100_000 + "}}"
     assert client.post("/v1/generate", content=deep, headers=JSON).status_code in (400, 422)
+    assert client.post("/v1/kit?wait=nan", json={}).status_code == 422
     told = client.post("/v1/kit", data={"out": "x"}).json()
     assert "Content-Type: application/json" in told["remedy"]
 

@@ -76,7 +76,8 @@ def _listen(told: queue.SimpleQueue[str], busy: threading.Event) -> None:
 
 def _peak_memory() -> float:
     """MiB that the process had at most."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / (1 << 20)
 
 
 def run(folder: Path, says: TextIO) -> int:

@@ -15,7 +15,9 @@ from weightgen.server.stream import EVENTS, ZIP, events, files_below, zipped
 from weightgen.server.views import PROBLEM, BriefView, JobView
 
 LONGEST_WAIT = 3600.0
-Wait = Annotated[float, Query(description="Seconds to wait for the end of the job before answering.")]
+Wait = Annotated[
+    float, Query(ge=0, le=LONGEST_WAIT, description="Seconds to wait for the end of the job before answering.")
+]
 SAFE = {"Content-Security-Policy": "sandbox; default-src 'none'"}
 """Files are data: a browser shall not run what is in them."""
 
@@ -34,7 +36,7 @@ async def answer(job: Job, accept: str, wait: float, runner: Runner) -> Response
         return StreamingResponse(_followed(job, runner), media_type=EVENTS, headers=place)
     if ZIP in accept:
         wait = wait or LONGEST_WAIT
-    if not await job.ended(min(wait, LONGEST_WAIT)):
+    if not await job.ended(wait):
         return JSONResponse(job.full(), 202, headers=place)
     if "error" in job.answer:
         kind = job.answer.get("kind", "")
@@ -80,7 +82,7 @@ def add_job_routes(app: FastAPI, runner: Runner) -> None:
     @app.get("/v1/jobs/{id}", response_model=JobView, summary="Status, progress and result of a job.", **options)
     async def show_job(id: str, wait: Wait = 0.0) -> Response:
         job = find(id)
-        await job.ended(min(wait, LONGEST_WAIT))
+        await job.ended(wait)
         return JSONResponse(job.full())
 
     @app.get("/v1/jobs/{id}/events", summary="What happens in a job, as server-sent events.", **options)

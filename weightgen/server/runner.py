@@ -163,6 +163,8 @@ class Runner:
         Raises:
             Refused: if it has not ended, or ended well, or its files are not what they were.
         """
+        if job.job not in BY_JOB:
+            raise Refused(409, f"this version knows no job {job.job!r}", "ask for something else")
         if job.is_open or job.status == DONE:
             raise Refused(409, f"the job {job.id} is {job.status}", "only what was stopped or failed can be resumed")
         self._check_queue()
