@@ -104,6 +104,22 @@ def test_a_small_job_end_to_end(connect: Connect, tiny_generator: Path, tmp_path
     assert client.get("/v1/jobs").json() == []
 
 
+def test_labelled_texts_come_in_the_request(
+    connect: Connect, text_encoder: Path, adapter_zoo: Path, tmp_path: Path
+) -> None:
+    client, root = connect(), tmp_path / "root"
+    shutil.copytree(text_encoder, root / "encoder")
+    jobs.export_record(adapter_zoo, jobs.list_records(adapter_zoo).records[0].id, root / "adapter")
+    request = {"path": "adapter", "base": "encoder"}
+    told = client.post("/v1/evaluate", json=request)
+    assert (told.status_code, told.json()["remedy"]) == (422, "add it, or labelled or arrays")
+    rows = [{"text": f"the {name} sleeps", "label": f"the {name}"} for name in ("cat", "dog", "bird")]
+    scored = client.post("/v1/evaluate?wait=60", json={**request, "labelled": rows}).json()
+    assert scored["status"] == "done", scored
+    assert scored["result"]["rows"]["weights"]["examples"] == 3
+    assert scored["result"]["gain"]["against"] == "base"
+
+
 def test_decoding_is_streamed(connect: Connect, tmp_path: Path) -> None:
     client = connect(warm=True)
     (tmp_path / "root" / "models").mkdir()

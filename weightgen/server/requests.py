@@ -64,6 +64,12 @@ def callbacks_of(job: str) -> list[str]:
     return [name for name in HEARD if name in known]
 
 
+def is_required(job: str, name: str) -> bool:
+    """Whether a job cannot do without an argument."""
+    known = parameters(job).get(name)
+    return known is not None and known.default is known.empty
+
+
 def holds_path(hint: Any) -> bool:
     """Whether values of a type name files somewhere."""
     return hint is Path or any(holds_path(part) for part in typing.get_args(hint))
@@ -118,7 +124,9 @@ def request_model(endpoint: Endpoint) -> type[BaseModel]:
         if name == endpoint.out and name == "out":
             kind, default = str | None, None
             about = f"{about} Left out, the result is kept with the job.".strip()
-        if default is inspect.Parameter.empty:
+        if default is inspect.Parameter.empty and name == "data" and endpoint.inline:
+            kind, default = kind | None, None  # it may come inline
+        elif default is inspect.Parameter.empty:
             default = ...
         elif isinstance(default, tuple):
             default = list(default)

@@ -20,7 +20,7 @@ from weightgen.server.paths import STATE, Places, confine
 from weightgen.server.process import GRACE, Child
 from weightgen.server.record import CANCELLED, DONE, FAILED, INTERRUPTED, QUEUED, RUNNING, Job
 from weightgen.server.registry import BY_JOB, Endpoint
-from weightgen.server.requests import callbacks_of
+from weightgen.server.requests import callbacks_of, is_required
 from zoo.errors import UsageError
 from zoo.store import disk_errors
 
@@ -122,6 +122,8 @@ class Runner:
         inline = {name: request[name] for name in endpoint.inline if request.get(name) is not None}
         if len(inline) + (request.get("data") is not None) > 1:
             raise Refused(422, f"{' and '.join([*inline, 'data'][:2])} are given", "give the data once")
+        if endpoint.inline and not inline and is_required(endpoint.job, "data") and request.get("data") is None:
+            raise Refused(422, "the field 'data' is missing", f"add it, or {' or '.join(endpoint.inline)}")
         folder = self._state / secrets.token_hex(6)
         try:
             job = await self._prepared(endpoint, request, inline, folder)
