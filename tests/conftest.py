@@ -22,9 +22,10 @@ importlib.import_module("zoo.types")
 typing.TYPE_CHECKING = False
 
 from tests.fixtures import tiny_generator, tiny_zoo  # noqa: E402 - after the hook, so that what it imports is checked
+from tests.serving import connect  # noqa: E402
 from tests.text_world import adapter_zoo, text_encoder, text_tasks  # noqa: E402
 
-__all__ = ["adapter_zoo", "text_encoder", "text_tasks", "tiny_generator", "tiny_zoo"]
+__all__ = ["adapter_zoo", "connect", "text_encoder", "text_tasks", "tiny_generator", "tiny_zoo"]
 
 torch.set_num_threads(1)
 torch.use_deterministic_algorithms(True)

@@ -29,6 +29,7 @@ LAYERS = (
         "solve_cli",
         "evaluate_cli",
         "leaderboard_cli",
+        "serve_cli",
         "options",
         "console",
         "server",
@@ -156,6 +157,7 @@ def test_light_entry_points_load_nothing_heavy(code: str) -> None:
         ["retrieve"],
         ["solve"],
         ["leaderboard"],
+        ["serve"],
     ],
     ids=" ".join,
 )

@@ -24,6 +24,7 @@ from weightgen.large_cli import explore
 from weightgen.leaderboard_cli import leaderboard
 from weightgen.options import Json, OutDir, Sets, ZooDir
 from weightgen.retrieve_cli import retrieve
+from weightgen.serve_cli import serve
 from weightgen.solve_cli import solve
 from weightgen.zoo_cli import zoo_app
 from zoo.errors import UsageError
@@ -43,6 +44,7 @@ app.command()(generate)
 app.command()(kit)
 app.command()(leaderboard)
 app.command()(retrieve)
+app.command()(serve)
 app.command()(solve)
 
 

@@ -45,7 +45,7 @@ def run_job(job: Callable[[Progress], R], as_json: bool, show: Callable[[R], Non
     if not is_first():
         return result.exit_code  # another process prints
     if as_json:
-        print(json.dumps(_finite(result.to_json()), allow_nan=False))
+        print(json.dumps(finite(result.to_json()), allow_nan=False))
     elif show is not None:
         show(result)
     else:
@@ -91,12 +91,12 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
     Console(markup=False, width=None if sys.stdout.isatty() else 10_000).print(table)
 
 
-def _finite(value: Any) -> Any:
-    """JSON knows no NaN and no infinity: they become null."""
+def finite(value: Any) -> Any:
+    """The same nested values for JSON, which knows no NaN and no infinity: they become null."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return value
