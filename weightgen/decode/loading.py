@@ -13,8 +13,9 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
+from weightgen.decode.memory import no_model
 from weightgen.decode.passes import Member
-from zoo.errors import BadArtefact, UsageError, WeightgenError
+from zoo.errors import UsageError, WeightgenError
 
 Source = str | Path | nn.Module | Mapping[str, float]
 """An id or folder, a loaded model, or a task sum: experts by id or folder, each with its weight."""
@@ -100,10 +101,7 @@ def load_model(source: str | Path | nn.Module, role: str, **options: Any) -> Any
         try:
             return AutoModelForCausalLM.from_pretrained(str(source), **options).eval()
         except (OSError, ValueError, KeyError) as error:
-            raise BadArtefact(
-                f"the {role} {source} is no causal language model: {str(error).splitlines()[0]}",
-                "give the folder or Hub id of one, or a loaded model",
-            ) from None
+            raise no_model(f"the {role} {source}", source, error) from None
 
 
 def load_pair(
