@@ -79,7 +79,7 @@ GROUPS = {
     "known": Group(
         "known",
         ("function", "infill", "calculator", "script"),
-        {"small": (64, 2, 160, 4), "large": (256, 4, 640, 4)},
+        {"small": (48, 2, 128, 4), "large": (192, 4, 512, 3)},
         base_steps=1600,
         many_steps={"small": {}, "large": {}},
         checked=("few", "many"),
