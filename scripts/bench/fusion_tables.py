@@ -33,17 +33,16 @@ GROUPS = {
     "known": (
         "Known domains, new form",
         "the base models read plenty of the tasks' domains (program sources, worked solutions in prose, speeches of "
-        "plays), fine-tuning teaches another form; files, problems and plays of the tasks were not among it",
+        "plays), fine-tuning teaches another form; files and problems of the tasks were not among it",
         {
             "function": "a Python function for its description",
-            "infill": "the two missing lines of a piece of code",
             "calculator": "worked solutions with calculator calls and a marked result",
-            "script": "plays with the name of the speaker above each speech",
+            "infill": "the two missing lines of a piece of code",
         },
     ),
 }
 """Heading, setting and tasks of each group; names are those of fusion_models.py."""
-AMOUNTS = {"few": "64 examples", "many": "many examples"}
+AMOUNTS = {"few": "64 examples", "many": "more than a thousand examples"}
 
 
 def _singles(folder: Path, tasks: Iterable[str]) -> dict[str, Runs]:
@@ -160,8 +159,8 @@ def _setting(group: str, folder: Path, by_amount: dict[str, Runs]) -> str:
         + (f" Nats a token of unread text of the domains, strong and small: {knowledge}." if knowledge else "")
         + " Tasks: "
         + "; ".join(f"{t} ({tasks[t]}, {items[t]} items)" for t in runs)
-        + ". Expert and ceiling are the small and the strong model, fine-tuned on the same task: on 64 examples, or on "
-        f"hundreds to thousands. Seeds of the expert: {seeds}; one of the ceiling."
+        + ". Expert and ceiling are the small and the strong model, fine-tuned on the same task. Seeds of the expert: "
+        f"{seeds}; one of the ceiling."
     )
 
 

@@ -16,6 +16,7 @@ import textwrap
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerFast
@@ -49,6 +50,7 @@ def encode(tokenizer: PreTrainedTokenizerFast, items: list[Item]) -> list[tuple[
     return encoded
 
 
+@cache
 def task_items(texts: Path, task: str) -> Parts:
     """Examples of a task of any group.
 
@@ -87,13 +89,6 @@ def _play(texts: Path) -> Parts:
     items = _windows(_plays(texts))
     cut = int(0.85 * len(items))  # later acts are held out, not windows between those that were read
     return {"train": items[:cut], "val": items[cut : cut + 100], "test": items[cut + 100 :]}
-
-
-def _script(texts: Path) -> Parts:
-    """Scenes with the name of the speaker above each speech; the base models read speeches without names."""
-    items = _play(texts)
-    first = int(BASE_SHARE * sum(map(len, items.values())))
-    return items | {"train": items["train"][first:]}
 
 
 def _solutions(texts: Path, name: str) -> list[tuple[str, str]]:
@@ -225,7 +220,6 @@ _MAKERS = {
     "code": _code,
     "math": _math,
     "operation": _operation,
-    "script": _script,
     "calculator": _calculator,
     "function": lambda _: _of_library("function"),
     "infill": lambda _: _of_library("infill"),
