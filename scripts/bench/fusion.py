@@ -123,7 +123,7 @@ def exactness(rows: int, work: Path | None, texts: Path | None) -> dict[str, Any
         sys.path.append(str(ROOT / "scripts" / "bench"))
         from fusion_models import GROUPS
 
-        kinds |= {f"real, {task}": _real(work, texts, task, rows) for task in GROUPS["known"].tasks}
+        kinds |= {f"real, {task}": _real(work, texts, task, rows) for task in GROUPS["unseen"].tasks}
     found = [{"kind": kind} | _exact(*logits) for kind, logits in kinds.items()]
     return {"rows": rows, "kinds": found}
 
@@ -170,10 +170,10 @@ def _real(work: Path, texts: Path, task: str, rows: int) -> tuple[Any, Any, Any]
     from fusion_texts import encode, task_items
     from transformers import LlamaForCausalLM
 
-    items = encode(tokenizer_of(GROUPS["known"], work, texts), task_items(texts, task)["val"])[:40]
+    items = encode(tokenizer_of(GROUPS["unseen"], work, texts), task_items(texts, task)["val"])[:40]
     found = []
     for name in ("large", f"small-{task}-many-0", "small"):
-        model = LlamaForCausalLM.from_pretrained(work / "known" / name).eval()
+        model = LlamaForCausalLM.from_pretrained(work / "unseen" / name).eval()
         logits = [model(torch.tensor([p + a])).logits[0, len(p) - 1 : -1] for p, a in items]
         found.append(torch.cat(logits)[:: max(1, sum(map(len, logits)) // rows)][:rows].double())
     return found[0], found[1], found[2]
