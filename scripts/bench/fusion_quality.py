@@ -149,7 +149,7 @@ def run(
 def speculative(
     texts: Annotated[Path, typer.Argument(help="folder of the texts")],
     work: Annotated[Path, typer.Argument(help="folder of the trained models")],
-    name: Annotated[str, typer.Option("--group", help="group of tasks")] = "known",
+    group: Annotated[str, typer.Option(help="group of tasks")] = "known",
     answers: Annotated[int, typer.Option(help="answers a task")] = 4,
     rounds: Annotated[int, typer.Option(help="times that each is made; the least time counts")] = 3,
     length: Annotated[int, typer.Option(help="tokens an answer")] = 48,
@@ -164,9 +164,9 @@ def speculative(
     from weightgen.decode.speculative import speculate
 
     torch.set_num_threads(1)
-    parts, models = _parts(texts, work, answers, GROUPS[name]), work / name
+    parts, models = _parts(texts, work, answers, GROUPS[group]), work / group
     strong, anchor, found = _load(models, "large"), _load(models, "small"), {}
-    for task in GROUPS[name].tasks:
+    for task in GROUPS[group].tasks:
         model = WeakToStrong(strong, [(_load(models, f"small-{task}-many-0"), anchor)])
         seconds, same, tokens = {"plain": 0.0, "speculative": 0.0}, 0, 0
         for prompt, _ in parts[task]["test"]:
@@ -182,7 +182,7 @@ def speculative(
         ratio = seconds["speculative"] / seconds["plain"]
         found[task] = {"answers": answers, "same": same, "tokens": tokens, "seconds": seconds, "ratio": ratio}
         _say(f"{task}: {found[task]}")
-    _write(RESULTS / "fusion_quality" / name / "speculative.json", found)
+    _write(RESULTS / "fusion_quality" / group / "speculative.json", found)
 
 
 def _write(path: Path, value: Any) -> None:
