@@ -12,6 +12,7 @@ from tests.decoding import family, llama
 from weightgen import WeakToStrong, cli
 from weightgen.decode.doctor import examine, read_items
 from weightgen.decode.scoring import score_items
+from weightgen.fusion import rules
 from zoo.errors import BadArtefact, UsageError
 
 
@@ -58,10 +59,24 @@ def test_decode_with_a_rule_and_its_settings(folders: dict[str, str], capsys: py
     assert "prompt is empty" in capsys.readouterr().err
 
 
+def test_what_cannot_fit_is_refused_before_loading(
+    folders: dict[str, str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("weightgen.decode.model.WeakToStrong.__init__", lambda *_, **__: pytest.fail("loaded"))
+    assert run("decode", *trio(folders), "the", "--max-new-tokens", "1000000000000") == 1
+    assert "most of it is caches" in capsys.readouterr().err
+
+
+def test_every_rule_is_in_the_help_of_decode(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("decode", "--help") == 0
+    shown = capsys.readouterr().out
+    assert [name for name in rules() if name not in shown] == []
+
+
 def test_doctor_reports_scores_and_memory(folders: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     assert run("doctor", "fusion", *trio(folders), "--data", folders["items"], "--json") == 0
     result = json.loads(capsys.readouterr().out)
-    assert set(result["rows"]) == {"strong", "anchor", "expert", "static", "dynamic"}
+    assert set(result["rows"]) == {"strong", "anchor", "expert", "static", "dynamic", "pooled"}
     gain, low, high = result["rows"]["dynamic"]["log_probability_gain"]
     assert low <= gain <= high
     assert result["memory"]["total"] > 0

@@ -11,7 +11,7 @@ import torch
 from tests.decoding import SIZE, llama, save, tokenizer
 from weightgen import WeakToStrong
 from weightgen.decode.loading import explain_memory
-from weightgen.decode.memory import check_memory, estimate
+from weightgen.decode.memory import available, check_memory, estimate
 from weightgen.fusion import fuse
 from weightgen.fusion.vocabulary import share_vocabulary
 from zoo.errors import BadArtefact, UsageError, WeightgenError
@@ -115,6 +115,8 @@ def test_wrong_folders(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(BadArtefact, match="is no causal language model"):
         WeakToStrong(str(tmp_path / "empty"), [(llama(1), llama(2))])
+    with pytest.raises(BadArtefact, match=r"the strong model .* there is no such folder"):
+        estimate(tmp_path / "lost", [(tmp_path / "empty", tmp_path / "empty")])
     with pytest.raises(BadArtefact, match="holds no fusion"):
         WeakToStrong.from_pretrained(tmp_path / "empty")
 
@@ -128,9 +130,19 @@ def test_an_adapter_for_another_base(tmp_path: Path) -> None:
     get_peft_model(llama(2, width=32), config).save_pretrained(tmp_path / "adapter")
     settings = tmp_path / "adapter" / "adapter_config.json"
     settings.write_text(json.dumps(json.loads(settings.read_text()) | {"base_model_name_or_path": "org/wide"}))
-    with pytest.raises(UsageError, match="does not fit its anchor: size mismatch") as error:
+    with pytest.raises(
+        UsageError, match=r"size mismatch, .*q_proj.* is \[2, 32\] in the adapter and \[2, 16\] on the anchor"
+    ) as error:
         WeakToStrong(llama(0), [(str(tmp_path / "adapter"), llama(2))])
     assert "org/wide" in error.value.remedy
+
+
+def test_free_memory_counts_what_the_kernel_can_give_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    table = tmp_path / "meminfo"
+    table.write_text("MemTotal:  4000000 kB\nMemFree:  1000 kB\nMemAvailable:  2000000 kB\n")
+    assert available(table) == pytest.approx(2.048)
+    assert available(tmp_path / "none") > 0
 
 
 def test_memory_is_estimated_before_loading_and_running_out_is_explained(tmp_path: Path) -> None:
@@ -142,6 +154,9 @@ def test_memory_is_estimated_before_loading_and_running_out_is_explained(tmp_pat
     assert sizes["caches"] == pytest.approx(2 * 2 * 2 * (8 + 4) * 4 * 10 * 2 / 1e9)
     with pytest.raises(WeightgenError, match="needs about 1000000000"):
         check_memory({"strong": 1e9, "total": 1e9})
+    with pytest.raises(WeightgenError, match="most of it is caches") as long:
+        check_memory({"strong": 1.0, "caches": 1e9, "total": 1e9 + 1})
+    assert "shorter texts" in long.value.remedy
     for error in (torch.OutOfMemoryError("CUDA out of memory"), MemoryError(), RuntimeError("not enough memory: 5")):
         with pytest.raises(WeightgenError, match="out of memory while loading") as found, explain_memory("loading"):
             raise error

@@ -34,7 +34,7 @@ def decode(
     anchor: Annotated[list[str], typer.Option("--anchor", metavar="MODEL", help="What the expert was tuned from.")],
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What to go on from; - reads it from stdin.")],
     rule: Annotated[
-        str, typer.Option("--rule", help="static, dynamic, joint, contrastive, average or dexperts.")
+        str, typer.Option("--rule", help="static, dynamic, pooled, joint, contrastive, average or dexperts.")
     ] = "dynamic",
     sets: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Setting of the rule, e.g. alpha=0.8.")

@@ -5,10 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from weightgen.decode_results import DecodeResult, DoctorResult
+from weightgen.decode_results import DecodeResult, DoctorResult, gigabytes
 from zoo.errors import UsageError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -19,6 +22,15 @@ def _dtype(name: str) -> dict[str, Any]:
     if name not in DTYPES:
         raise UsageError(f"there is no dtype {name!r}", f"choose one of: {', '.join(DTYPES)}")
     return {} if name == "auto" else {"dtype": getattr(torch, name)}
+
+
+def _tokenizer(strong: Path | str) -> PreTrainedTokenizerBase:
+    from weightgen.decode.loading import load_tokenizer
+
+    tokenizer = load_tokenizer(strong)
+    if tokenizer is None:
+        raise UsageError(f"{strong} has no tokenizer", "save the tokenizer beside the model")
+    return tokenizer
 
 
 def decode(
@@ -42,7 +54,7 @@ def decode(
         strong: folder or Hub id of the strong model.
         experts: pairs of an expert (model or PEFT adapter) and the small model it was tuned from.
         prompt: what to go on from.
-        rule: fusion rule: static, dynamic, joint, contrastive, average or dexperts.
+        rule: fusion rule: static, dynamic, pooled, joint, contrastive, average or dexperts.
         settings: settings of the rule.
         max_new_tokens: longest answer.
         temperature: 0 takes the most probable token, others sample.
@@ -62,19 +74,23 @@ def decode(
     """
     import torch
 
-    from weightgen.decode.loading import load_tokenizer
+    from weightgen.decode.memory import check_memory, estimate
     from weightgen.decode.model import WeakToStrong
     from weightgen.decode.speculative import speculate
     from weightgen.decode.streaming import TextPieces
     from weightgen.decode.trace import plot_alphas
+    from weightgen.fusion import find_rule
 
-    model = WeakToStrong(strong, experts, rule=rule, settings=settings, **_dtype(dtype))
-    tokenizer = load_tokenizer(strong)
-    if tokenizer is None:
-        raise UsageError(f"{strong} has no tokenizer", "save the tokenizer beside the model")
-    inputs = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False).to(model.device)
+    kind = _dtype(dtype)
+    find_rule(rule, settings)  # what can be wrong is found before minutes of loading
+    memory = estimate(strong, experts, max_new_tokens, dtype=kind.get("dtype"))
+    tokenizer = _tokenizer(strong)
+    inputs = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False)
     if not inputs["input_ids"].shape[1]:
         raise UsageError("the prompt is empty", "write at least one word")
+    check_memory(memory)
+    model = WeakToStrong(strong, experts, rule=rule, settings=settings, **kind)
+    inputs = inputs.to(model.device)
     options: dict[str, Any] = {"do_sample": temperature > 0, "max_new_tokens": max_new_tokens, "max_length": None}
     if temperature > 0:
         options |= {"temperature": temperature, "top_k": 0}
@@ -127,7 +143,7 @@ def doctor_fusion(
         on_memory: called with the estimate before anything is loaded.
 
     Returns:
-        Scores of strong model, anchor, expert, static and dynamic fusion with intervals, memory, and a verdict.
+        Scores of strong model, anchor, expert, static, dynamic and pooled fusion with intervals, memory, and a verdict.
 
     Raises:
         UsageError: if the models do not fit each other, or there are too few items.
@@ -135,24 +151,20 @@ def doctor_fusion(
         WeightgenError: if the models cannot fit in memory.
     """
     from weightgen.decode.doctor import encode_items, examine, read_items
-    from weightgen.decode.loading import load_tokenizer
     from weightgen.decode.memory import available, check_memory, estimate
     from weightgen.decode.model import WeakToStrong
 
     options = _dtype(dtype)
     items = None if data is None else read_items(Path(data))
     memory = estimate(strong, [(expert, anchor)], tokens, rows, options.get("dtype"))
-    if on_memory is not None:
-        on_memory(f"memory: {memory['total']:.2f} GB needed, {available():.2f} GB free")
+    if on_memory is not None and items is not None:
+        on_memory(f"memory: {gigabytes(memory['total'])} GB needed, {gigabytes(available())} GB free")
     if items is None:
         free = available()
         fits = "fits" if memory["total"] <= free else "does not fit"
-        verdict = f"{memory['total']:.2f} GB in all {fits} into {free:.2f} GB; give --data to measure"
+        verdict = f"{gigabytes(memory['total'])} GB in all {fits} into the {gigabytes(free)} GB that are free"
         return DoctorResult(0, {}, memory, verdict)
     check_memory(memory)
-    model = WeakToStrong(strong, [(expert, anchor)], **options)
-    tokenizer = load_tokenizer(strong)
-    if tokenizer is None:
-        raise UsageError(f"{strong} has no tokenizer", "save the tokenizer beside the model")
-    result, verdict = examine(model, encode_items(tokenizer, items))
+    encoded = encode_items(_tokenizer(strong), items)
+    result, verdict = examine(WeakToStrong(strong, [(expert, anchor)], **options), encoded)
     return DoctorResult(len(items), result, memory, verdict)

@@ -10,6 +10,11 @@ from typing import Any
 from weightgen.results import JobResult
 
 
+def gigabytes(size: float) -> str:
+    """A size in gigabytes for people: two digits of small ones, one after the point of large ones."""
+    return f"{size:.1f}" if size >= 10 else f"{size:.2g}"
+
+
 @dataclass(frozen=True)
 class DecodeResult(JobResult):
     """One answer.
@@ -54,9 +59,9 @@ class DoctorResult(JobResult):
     verdict: str
 
     def summary(self) -> str:
-        lines = ["memory, GB: " + ", ".join(f"{name} {size:.2f}" for name, size in self.memory.items()), ""]
+        lines = ["memory, GB: " + ", ".join(f"{name} {gigabytes(size)}" for name, size in self.memory.items())]
         if self.rows:
-            lines.append(f"{self.items} items; differences to the strong model with 95 % intervals")
+            lines.append(f"\n{self.items} items; differences to the strong model with 95 % intervals")
         for name, row in self.rows.items():
             gain, low, high = row["log_probability_gain"]
             more, least, most = row["accuracy_gain"]

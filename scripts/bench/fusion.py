@@ -120,7 +120,10 @@ def exactness(rows: int, work: Path | None, texts: Path | None) -> dict[str, Any
 
     kinds = {f"random, moved by {m}": _related(rows, 500, m, 1, torch.float64) for m in (0.02, 0.2, 0.5, 1.0, 2.0, 3.0)}
     if work is not None and texts is not None:
-        kinds |= {f"real, {task}": _real(work, texts, task, rows) for task in ("play", "code", "math", "operation")}
+        sys.path.append(str(ROOT / "scripts" / "bench"))
+        from fusion_models import GROUPS
+
+        kinds |= {f"real, {task}": _real(work, texts, task, rows) for task in GROUPS["unseen"].tasks}
     found = [{"kind": kind} | _exact(*logits) for kind, logits in kinds.items()]
     return {"rows": rows, "kinds": found}
 
@@ -163,15 +166,14 @@ def _exact(strong: Any, expert: Any, anchor: Any) -> dict[str, float]:
 def _real(work: Path, texts: Path, task: str, rows: int) -> tuple[Any, Any, Any]:
     """Logits of trained models at answer tokens of validation items, in float64."""
     import torch
+    from fusion_models import GROUPS, tokenizer_of
+    from fusion_texts import encode, task_items
     from transformers import LlamaForCausalLM
 
-    sys.path.append(str(ROOT / "scripts" / "bench"))
-    from fusion_models import encode, task_items, tokenizer_of
-
-    items = encode(tokenizer_of(work, texts), task_items(texts, task)["val"])[:40]
+    items = encode(tokenizer_of(GROUPS["unseen"], work, texts), task_items(texts, task)["val"])[:40]
     found = []
     for name in ("large", f"small-{task}-many-0", "small"):
-        model = LlamaForCausalLM.from_pretrained(work / name).eval()
+        model = LlamaForCausalLM.from_pretrained(work / "unseen" / name).eval()
         logits = [model(torch.tensor([p + a])).logits[0, len(p) - 1 : -1] for p, a in items]
         found.append(torch.cat(logits)[:: max(1, sum(map(len, logits)) // rows)][:rows].double())
     return found[0], found[1], found[2]

@@ -1,144 +1,105 @@
-"""Train the small causal models that ``fusion_quality.py`` decodes with: one tokenizer, two sizes, four tasks.
+"""Train the small causal models that ``fusion_quality.py`` decodes with: one tokenizer and two sizes a group of tasks.
 
-    python scripts/bench/fusion_models.py TEXTS WORK    # about 20 minutes on one free core with bf16; resumes
+    python scripts/bench/fusion_models.py TEXTS WORK    # 20 to 30 minutes a group on one free core; resumes
 
 TEXTS is a folder with ``books/*.txt``, ``wikitext2/valid.txt``, ``tinyshakespeare/input.txt``, ``gsm8k/train.jsonl``
 and ``test.jsonl``, ``code/CodeAlpaca-20K.json.gz`` and ``asdiv/ASDiv.xml``, as their publishers distribute them. The
-base models read books, articles, questions of word problems and sources of Python's standard library; the tasks are
-unseen: plays, answers to programming tasks, worked solutions, and naming the operation of a word problem. Small
-experts are fine-tuned on few and on many examples of a task, with several seeds; the large model fine-tuned on as many
-is the ceiling. Every fine-tuning keeps the weights that are best on validation items.
+base models of the group ``unseen`` read books, articles, questions of word problems and sources of Python's standard
+library; its tasks are of other domains: plays, answers to programming tasks, worked solutions, and naming the operation
+of a word problem. Those of ``known`` read the library, worked solutions in prose and speeches of plays; its tasks are
+of the same domains in another form: a function for its description, solutions with calculator calls, and missing lines.
+Small experts are fine-tuned on few or many examples of a task, with several seeds; the large model fine-tuned on as
+many is the ceiling. Where it is checked, a fine-tuning keeps the weights that are best on validation items.
 """
 
 from __future__ import annotations
 
-import gzip
 import json
 import math
 import random
 import sys
-import sysconfig
 import time
-import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
+from fusion_texts import LENGTH, base_text, encode, held_out_text, task_items
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-VOCABULARY, LENGTH, STDLIB_BYTES = 2048, 256, 4_000_000
+VOCABULARY = 2048
 END, PAD = "<|end|>", "<|pad|>"
-SIZES = {"small": (32, 2, 96, 4), "large": (128, 3, 320, 4)}
-TASKS = ("play", "code", "math", "operation")
-SEEDS = (0, 1, 2)
-AMOUNTS = ("few", "many")
 FEW, FEW_STEPS = 64, 48
-"""Different examples that are read with ``few``, and steps of 16 of them; the best weights on validation are kept."""
-MANY_STEPS = {"small": {"play": 200}, "large": {"operation": 100, "play": 200, "code": 200, "math": 200}}
-"""Steps of 16 of all examples with ``many``; 80 where nothing is said."""
-BASE_STEPS, BASE_RATE = 1500, 3e-3
+"""Different examples that are read with ``few``, and steps of 16 of them."""
+BASE_RATE = 3e-3
 RATES = {"small": 2e-3, "large": 1e-3}
 CHECKS, CHECK_ITEMS = 8, 64
-OPERATIONS = ("Addition", "Subtraction", "Multiplication", "Common-Division")
 IGNORED = -100
 
 
 @dataclass(frozen=True)
-class Item:
-    """One example: the model is trained and judged on the answer alone."""
+class Group:
+    """Base models of two sizes, and tasks that they are fine-tuned on.
 
-    prompt: str
-    answer: str
+    Attributes:
+        name: folder of its models and results.
+        tasks: names in ``fusion_texts.py``.
+        sizes: width, layers, inner width and heads of ``small`` and ``large``.
+        base_steps: steps of 2,048 tokens for the base models.
+        many_steps: steps of 16 of all examples of a task with ``many``; 80 where nothing is said.
+        checked: the amounts whose fine-tuning keeps the weights that are best on validation items.
+        seeds: of the experts, by amount; a ceiling has one.
+    """
 
-
-def _windows(text: str, size: int = 700) -> list[Item]:
-    lines, windows, held = text.splitlines(keepends=True), [], ""
-    for line in lines:
-        held += line
-        if len(held) >= size:
-            windows.append(Item("", held))
-            held = ""
-    return windows
-
-
-def task_items(texts: Path, task: str) -> dict[str, list[Item]]:
-    """Examples of a task in disjoint parts ``train``, ``val`` and ``test``."""
-    rng = random.Random(f"parts of {task}")
-    if task == "play":
-        items = _windows((texts / "tinyshakespeare" / "input.txt").read_text())
-        cut = int(0.85 * len(items))  # later acts are held out, not windows between those that were read
-        return {"train": items[:cut], "val": items[cut : cut + 100], "test": items[cut + 100 :]}
-    if task == "math":
-        parts: dict[str, list[Item]] = {}
-        for name in ("train", "test"):
-            rows = [json.loads(line) for line in (texts / "gsm8k" / f"{name}.jsonl").read_text().splitlines()]
-            parts[name] = [Item(row["question"] + "\nSolution: ", row["answer"]) for row in rows]
-        return {"train": parts["train"][:-300], "val": parts["train"][-300:], "test": parts["test"]}
-    if task == "code":
-        rows = json.loads(gzip.decompress((texts / "code" / "CodeAlpaca-20K.json.gz").read_bytes()))
-        items = [Item(row["prompt"] + "\nAnswer:\n", row["response"]) for row in rows if "\n" in row["response"]]
-        counts = (300, 600)
-    else:
-        problems = ElementTree.parse(texts / "asdiv" / "ASDiv.xml").iter("Problem")
-        fields = [[(p.findtext(k) or "").strip() for k in ("Body", "Question", "Solution-Type")] for p in problems]
-        items = [Item(f"{b} {q}\nOperation:", f" {kind.lower()}") for b, q, kind in fields if kind in OPERATIONS]
-        counts = (200, 500)
-    rng.shuffle(items)
-    val, test = counts
-    return {"train": items[val + test :], "val": items[:val], "test": items[val : val + test]}
+    name: str
+    tasks: tuple[str, ...]
+    sizes: dict[str, tuple[int, int, int, int]]
+    base_steps: int
+    many_steps: dict[str, dict[str, int]]
+    checked: tuple[str, ...]
+    seeds: dict[str, tuple[int, ...]]
 
 
-def base_text(texts: Path) -> list[str]:
-    """Documents that the base models read."""
-    library = Path(sysconfig.get_paths()["stdlib"])
-    sources = sorted(p for p in library.rglob("*.py") if "site-packages" not in p.parts and "test" not in p.parts)
-    random.Random("sources").shuffle(sources)
-    documents = [path.read_text() for path in sorted((texts / "books").glob("*.txt"))]
-    documents.append((texts / "wikitext2" / "valid.txt").read_text())
-    questions = [item.prompt.removesuffix("\nSolution: ") for item in task_items(texts, "math")["train"]]
-    documents += ["\n\n".join(questions[start : start + 20]) for start in range(0, len(questions), 20)]
-    size = 0
-    for path in sources:
-        if size > STDLIB_BYTES:
-            break
-        source = path.read_text(encoding="utf-8", errors="ignore")[:40_000]
-        documents.append(source)
-        size += len(source)
-    return documents
+GROUPS = {
+    "unseen": Group(
+        "unseen",
+        ("play", "code", "math", "operation"),
+        {"small": (32, 2, 96, 4), "large": (128, 3, 320, 4)},
+        base_steps=1500,
+        many_steps={"small": {"play": 200}, "large": {"operation": 100, "play": 200, "code": 200, "math": 200}},
+        checked=("few",),
+        seeds={"few": (0, 1, 2), "many": (0,)},
+    ),
+    "known": Group(
+        "known",
+        ("function", "calculator", "infill"),
+        {"small": (48, 2, 128, 4), "large": (192, 4, 512, 3)},
+        base_steps=1600,
+        many_steps={"small": {}, "large": {}},
+        checked=("many",),
+        seeds={"many": (0, 1, 2)},
+    ),
+}
 
 
-def tokenizer_of(work: Path, texts: Path) -> PreTrainedTokenizerFast:
-    """The byte-level tokenizer that all models share, trained on what the base models read."""
-    folder = work / "tokenizer"
+def tokenizer_of(group: Group, work: Path, texts: Path) -> PreTrainedTokenizerFast:
+    """The byte-level tokenizer that all models of a group share, trained on what the base models read."""
+    folder = work / group.name / "tokenizer"
     if not folder.is_dir():
         made = Tokenizer(models.BPE())
         made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         made.decoder = decoders.ByteLevel()
         alphabet = pre_tokenizers.ByteLevel.alphabet()
         trainer = trainers.BpeTrainer(vocab_size=VOCABULARY, special_tokens=[END, PAD], initial_alphabet=alphabet)
-        made.train_from_iterator(base_text(texts), trainer)
+        made.train_from_iterator(base_text(texts, group.name), trainer)
         PreTrainedTokenizerFast(
             tokenizer_object=made, eos_token=END, pad_token=PAD, clean_up_tokenization_spaces=False
         ).save_pretrained(folder)
     return PreTrainedTokenizerFast.from_pretrained(folder)
-
-
-def encode(tokenizer: PreTrainedTokenizerFast, items: list[Item]) -> list[tuple[list[int], list[int]]]:
-    """Prompt and answer tokens of the items that fit; an answer to a prompt ends with the end token."""
-    encoded = []
-    for item in items:
-        prompt = tokenizer.encode(item.prompt) if item.prompt else []
-        answer = tokenizer.encode(item.answer) + ([tokenizer.eos_token_id] if item.prompt else [])
-        if not item.prompt:
-            prompt, answer = answer[:16], answer[16:LENGTH]
-        if len(prompt) + len(answer) <= LENGTH:
-            encoded.append((prompt, answer))
-    return encoded
 
 
 def pad(rows: list[tuple[list[int], list[int]]], pad_id: int) -> tuple[Tensor, Tensor]:
@@ -209,18 +170,22 @@ def _keep(model: LlamaForCausalLM, folder: Path, record: dict) -> None:
     side.rename(folder)
 
 
-def _train_base(texts: Path, work: Path, size: str, steps: int, lr: float) -> None:
-    folder = work / size
+def _rows(tokenizer: PreTrainedTokenizerFast, documents: Iterable[str]) -> Tensor:
+    """Documents one after the other, each with an end token, cut into rows of equal length."""
+    stream = torch.tensor([t for text in documents for t in [*tokenizer.encode(text), tokenizer.eos_token_id]])
+    return stream[: len(stream) // LENGTH * LENGTH].view(-1, LENGTH)
+
+
+def _train_base(group: Group, texts: Path, work: Path, size: str) -> None:
+    folder = work / group.name / size
     if folder.is_dir():
         return
-    tokenizer = tokenizer_of(work, texts)
-    stream = torch.tensor([t for text in base_text(texts) for t in [*tokenizer.encode(text), tokenizer.eos_token_id]])
-    rows = stream[: len(stream) // LENGTH * LENGTH].view(-1, LENGTH)
+    tokenizer = tokenizer_of(group, work, texts)
+    rows, steps, batch = _rows(tokenizer, base_text(texts, group.name)), group.base_steps, 2048 // LENGTH
     generator = torch.Generator().manual_seed(0)
-    batch = 2048 // LENGTH
     order = torch.cat([torch.randperm(len(rows), generator=generator) for _ in range(steps * batch // len(rows) + 1)])
     batches = [(rows[i], rows[i]) for i in order[: steps * batch].view(steps, batch)]
-    width, layers, inner, heads = SIZES[size]
+    width, layers, inner, heads = group.sizes[size]
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=VOCABULARY,
@@ -236,51 +201,59 @@ def _train_base(texts: Path, work: Path, size: str, steps: int, lr: float) -> No
         pad_token_id=tokenizer.pad_token_id,
     )
     model = LlamaForCausalLM(config)
-    loss = _fit(model, batches, lr, size)
-    _keep(model, folder, {"tokens": steps * 2048, "stream": len(stream), "loss": loss})
+    record: dict[str, Any] = {"tokens": steps * 2048, "stream": rows.numel()}
+    record["loss"] = _fit(model, batches, BASE_RATE, f"{group.name} {size}")
+    if group.name == "known":
+        held = {kind: _rows(tokenizer, [text]).tolist() for kind, text in held_out_text(texts).items()}
+        record["held_out"] = {
+            kind: validation_loss(model, [(row[:1], row[1:]) for row in found], tokenizer.pad_token_id)
+            for kind, found in held.items()
+        }
+    _keep(model, folder, record)
 
 
-def _tune(texts: Path, work: Path, size: str, task: str, amount: str, seed: int) -> None:
-    folder = work / f"{size}-{task}-{amount}-{seed}"
+def _tune(group: Group, texts: Path, work: Path, size: str, task: str, amount: str, seed: int) -> None:
+    folder = work / group.name / f"{size}-{task}-{amount}-{seed}"
     if folder.is_dir():
         return
-    tokenizer = tokenizer_of(work, texts)
+    tokenizer = tokenizer_of(group, work, texts)
     parts = task_items(texts, task)
     rows, few = encode(tokenizer, parts["train"]), amount == "few"
     rng = random.Random(f"{task} {seed}" if few else f"{size} {task} {seed}")
     if few:  # small and large read the same examples
         rows = rng.sample(rows, FEW)
-    steps = FEW_STEPS if few else MANY_STEPS[size].get(task, 80)
+    steps = FEW_STEPS if few else group.many_steps[size].get(task, 80)
     chosen = [row for _ in range(steps * 16 // len(rows) + 1) for row in rng.sample(rows, len(rows))][: steps * 16]
     batches = [pad(chosen[i : i + 16], tokenizer.pad_token_id) for i in range(0, len(chosen), 16)]
-    model = LlamaForCausalLM.from_pretrained(work / size)
+    model = LlamaForCausalLM.from_pretrained(work / group.name / size)
     check = None
-    if few:
+    if amount in group.checked:
         held = encode(tokenizer, parts["val"])[:CHECK_ITEMS]
 
         def check(one: LlamaForCausalLM) -> float:
             return validation_loss(one, held, tokenizer.pad_token_id)
 
-    loss = _fit(model, batches, RATES[size], folder.name, check)
+    loss = _fit(model, batches, RATES[size], f"{group.name} {folder.name}", check)
     _keep(model, folder, {"items": len(chosen), "different": len(rows), "loss": loss})
 
 
 def main(
     texts: Annotated[Path, typer.Argument(help="folder of the texts")],
     work: Annotated[Path, typer.Argument(help="folder for the models")],
-    seeds: Annotated[int, typer.Option(help="seeds of the experts of few examples; the others have one")] = len(SEEDS),
+    groups: Annotated[str, typer.Option(help="groups of tasks")] = ",".join(GROUPS),
 ) -> None:
     """Train everything that is not there yet."""
-    work.mkdir(parents=True, exist_ok=True)
-    for size in SIZES:
-        _train_base(texts, work, size, BASE_STEPS, BASE_RATE)
-    for amount in AMOUNTS:
-        for task in TASKS:
-            for size in SIZES:
-                _tune(texts, work, size, task, amount, SEEDS[0])
-    for seed in SEEDS[1:seeds]:
-        for task in TASKS:
-            _tune(texts, work, "small", task, "few", seed)
+    torch.set_num_threads(1)
+    for name in groups.split(","):
+        group = GROUPS[name]
+        (work / name).mkdir(parents=True, exist_ok=True)
+        for size in group.sizes:
+            _train_base(group, texts, work, size)
+        for amount, seeds in group.seeds.items():
+            for task in group.tasks:
+                _tune(group, texts, work, "large", task, amount, 0)
+                for seed in seeds:
+                    _tune(group, texts, work, "small", task, amount, seed)
 
 
 if __name__ == "__main__":

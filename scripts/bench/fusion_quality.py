@@ -13,17 +13,21 @@ from __future__ import annotations
 
 import json
 import sys
+from itertools import product
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from fusion_models import Group
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[0] = str(ROOT)  # a script beside this one is named like the package
 sys.path.append(str(ROOT / "scripts" / "bench"))
 RESULTS = ROOT / "docs" / "results"
 STATIC = (0.5, 0.75, 1.0, 1.5, 2.0)
-PAIRS = ("code,math", "play,operation", "math,operation", "play,code")
+PAIRS = {"unseen": (("code", "math"), ("play", "operation"), ("math", "operation"), ("play", "code"))}
 MULTI: dict[str, tuple[str, dict[str, Any]]] = {
     "one at a time (paper)": ("dynamic", {}),
     "joint (ours)": ("joint", {}),
@@ -97,11 +101,12 @@ def _several(work: Path, tasks: list[str], amount: str, parts: dict[str, dict[st
     return {"tasks": tasks, "amount": amount, "scores": split}
 
 
-def _parts(texts: Path, work: Path, items: int, tasks: list[str]) -> dict[str, dict[str, list]]:
-    from fusion_models import encode, task_items, tokenizer_of
+def _parts(texts: Path, work: Path, items: int, group: Group) -> dict[str, dict[str, list]]:
+    from fusion_models import tokenizer_of
+    from fusion_texts import encode, task_items
 
-    tokenizer, parts = tokenizer_of(work, texts), {}
-    for task in tasks:
+    tokenizer, parts = tokenizer_of(group, work, texts), {}
+    for task in group.tasks:
         found = task_items(texts, task)
         sizes = {"val": min(100, items), "test": items}
         parts[task] = {part: encode(tokenizer, found[part])[:size] for part, size in sizes.items()}
@@ -113,36 +118,38 @@ def run(
     texts: Annotated[Path, typer.Argument(help="folder of the texts")],
     work: Annotated[Path, typer.Argument(help="folder of the trained models")],
     items: Annotated[int, typer.Option(help="test items a task at most")] = 150,
-    seeds: Annotated[str, typer.Option(help="seeds of the experts")] = "0,1,2",
+    groups: Annotated[str, typer.Option(help="groups of tasks")] = "unseen,known",
 ) -> None:
     """Score every task and seed whose models are there; results that are saved already are kept."""
-    from fusion_models import AMOUNTS, TASKS
+    import torch
+    from fusion_models import GROUPS
 
-    parts = _parts(texts, work, items, list(TASKS))
-    folder = RESULTS / "fusion_quality"
-    folder.mkdir(parents=True, exist_ok=True)
-    for seed in map(int, seeds.split(",")):
-        for amount in AMOUNTS:
-            for task in TASKS:
+    torch.set_num_threads(1)
+    for name in groups.split(","):
+        group, models, folder = GROUPS[name], work / name, RESULTS / "fusion_quality" / name
+        parts = _parts(texts, work, items, group)
+        folder.mkdir(parents=True, exist_ok=True)
+        for amount, seeds in group.seeds.items():
+            for task, seed in product(group.tasks, seeds):
                 target = folder / f"{task}-{amount}-{seed}.json"
-                if not target.is_file() and (work / f"small-{task}-{amount}-{seed}").is_dir():
+                if not target.is_file() and (models / f"small-{task}-{amount}-{seed}").is_dir():
                     _say(target.stem)
-                    _write(target, _single(work, task, amount, seed, parts[task]))
-    for pair in PAIRS:
-        tasks, amount = pair.split(","), AMOUNTS[-1]
-        target = folder / f"several-{'-'.join(tasks)}.json"
-        if not target.is_file() and all((work / f"small-{t}-{amount}-0").is_dir() for t in tasks):
-            _say(target.stem)
-            _write(target, _several(work, tasks, amount, parts))
-    sizes: dict[str, Any] = {n: sum(p.numel() for p in _load(work, n).parameters()) for n in ("small", "large")}
-    sizes["base"] = {n: json.loads((work / n / "training.json").read_text()) for n in ("small", "large")}
-    _write(folder / "models.json", sizes)
+                    _write(target, _single(models, task, amount, seed, parts[task]))
+        for tasks in PAIRS.get(name, ()):
+            target = folder / f"several-{'-'.join(tasks)}.json"
+            if not target.is_file() and all((models / f"small-{t}-many-0").is_dir() for t in tasks):
+                _say(target.stem)
+                _write(target, _several(models, list(tasks), "many", parts))
+        sizes: dict[str, Any] = {n: sum(p.numel() for p in _load(models, n).parameters()) for n in group.sizes}
+        sizes["base"] = {n: json.loads((models / n / "training.json").read_text()) for n in group.sizes}
+        _write(folder / "models.json", sizes)
 
 
 @app.command()
 def speculative(
     texts: Annotated[Path, typer.Argument(help="folder of the texts")],
     work: Annotated[Path, typer.Argument(help="folder of the trained models")],
+    group: Annotated[str, typer.Option(help="group of tasks")] = "known",
     answers: Annotated[int, typer.Option(help="answers a task")] = 4,
     rounds: Annotated[int, typer.Option(help="times that each is made; the least time counts")] = 3,
     length: Annotated[int, typer.Option(help="tokens an answer")] = 48,
@@ -151,16 +158,16 @@ def speculative(
     import time
 
     import torch
-    from fusion_models import AMOUNTS, TASKS
+    from fusion_models import GROUPS
 
     from weightgen import WeakToStrong
     from weightgen.decode.speculative import speculate
 
     torch.set_num_threads(1)
-    parts = _parts(texts, work, answers, list(TASKS))
-    strong, anchor, found = _load(work, "large"), _load(work, "small"), {}
-    for task in TASKS:
-        model = WeakToStrong(strong, [(_load(work, f"small-{task}-{AMOUNTS[-1]}-0"), anchor)])
+    parts, models = _parts(texts, work, answers, GROUPS[group]), work / group
+    strong, anchor, found = _load(models, "large"), _load(models, "small"), {}
+    for task in GROUPS[group].tasks:
+        model = WeakToStrong(strong, [(_load(models, f"small-{task}-many-0"), anchor)])
         seconds, same, tokens = {"plain": 0.0, "speculative": 0.0}, 0, 0
         for prompt, _ in parts[task]["test"]:
             ids, texts_made, times = torch.tensor([prompt]), {}, {"plain": [], "speculative": []}
@@ -175,7 +182,7 @@ def speculative(
         ratio = seconds["speculative"] / seconds["plain"]
         found[task] = {"answers": answers, "same": same, "tokens": tokens, "seconds": seconds, "ratio": ratio}
         _say(f"{task}: {found[task]}")
-    _write(RESULTS / "fusion_quality" / "speculative.json", found)
+    _write(RESULTS / "fusion_quality" / group / "speculative.json", found)
 
 
 def _write(path: Path, value: Any) -> None:

@@ -3,95 +3,54 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import torch
-
-METHODS = (
-    "anchor", "expert", "average of strong and expert", "static 1", "static best", "dynamic", "dynamic, grid",
-    "pooled (ours)",
+from fusion_closure import (
+    Runs,
+    closure_table,
+    comparisons,
+    difference_table,
+    level_table,
+    mean_closures,
+    per_token,
+    seed_ranges,
 )  # fmt: skip
-TASKS = {
-    "play": "plays, never read by the strong model",
-    "code": "answers to programming tasks",
-    "math": "worked solutions of word problems",
-    "operation": "naming the operation of a word problem",
+
+GROUPS = {
+    "unseen": (
+        "Unseen domains",
+        "the base models read books, articles, questions and program sources, nothing of the tasks' domains; all that "
+        "is known of them comes from fine-tuning",
+        {
+            "play": "plays, never read by the strong model",
+            "code": "answers to programming tasks",
+            "math": "worked solutions of word problems",
+            "operation": "naming the operation of a word problem",
+        },
+    ),
+    "known": (
+        "Known domains, new form",
+        "the base models read plenty of the tasks' domains (program sources, worked solutions in prose, speeches of "
+        "plays), fine-tuning teaches another form; files and problems of the tasks were not among it",
+        {
+            "function": "a Python function for its description",
+            "calculator": "worked solutions with calculator calls and a marked result",
+            "infill": "the two missing lines of a piece of code",
+        },
+    ),
 }
+"""Heading, setting and tasks of each group; names are those of fusion_models.py."""
+AMOUNTS = {"few": "64 examples", "many": "more than a thousand examples"}
 
 
-AMOUNTS = {"few": "64 examples", "many": "many examples"}
-
-
-def per_token(score: dict[str, list[float]], key: str) -> torch.Tensor:
-    """Mean over the answer's tokens, for each item."""
-    return torch.tensor(score[key]) / torch.tensor(score["tokens"])
-
-
-def closure(scores: list[dict[str, Any]], method: str, key: str) -> tuple[float, float, float]:
-    """Share of the gap between strong and fine-tuned strong that a method closes.
-
-    Args:
-        scores: scores of every method, one entry a seed, on the same items.
-        method: the method.
-        key: ``log_probability`` or ``hits``.
-
-    Returns:
-        The share, and the ends of its 95 % interval: items are resampled, all methods in pairs.
-    """
-    stacked = {n: torch.stack([per_token(s[n], key) for s in scores]).mean(0) for n in (method, "strong", "ceiling")}
-    ours, top = stacked[method] - stacked["strong"], stacked["ceiling"] - stacked["strong"]
-    pick = torch.randint(len(ours), (2000, len(ours)), generator=torch.Generator().manual_seed(0))
-    draws = (ours[pick].mean(1) / top[pick].mean(1)).sort().values
-    return (ours.mean() / top.mean()).item(), draws[50].item(), draws[1949].item()
-
-
-def gain(scores: list[dict[str, Any]], method: str, other: str, key: str) -> tuple[float, float, float]:
-    """Mean paired difference of two methods a token, with the ends of its 95 % interval."""
-    difference = torch.stack([per_token(s[method], key) - per_token(s[other], key) for s in scores]).mean(0)
-    pick = torch.randint(len(difference), (2000, len(difference)), generator=torch.Generator().manual_seed(0))
-    draws = difference[pick].mean(1).sort().values
-    return difference.mean().item(), draws[50].item(), draws[1949].item()
-
-
-def _shares(value: tuple[float, float, float]) -> str:
-    return f"{100 * value[0]:.0f} ({100 * value[1]:.0f} to {100 * value[2]:.0f})"
-
-
-Runs = dict[str, list[dict[str, Any]]]
-"""Saved results of each task, one entry a seed of the expert."""
-
-
-def _singles(folder: Path) -> dict[str, Runs]:
-    """Saved results by how much was read while fine-tuning."""
+def _singles(folder: Path, tasks: Iterable[str]) -> dict[str, Runs]:
+    """Saved results of a group by how much was read while fine-tuning."""
     loaded = [json.loads(p.read_text()) for p in sorted(folder.glob("*-*-[0-9]*.json"))]
     sizes = sorted({run["amount"] for run in loaded})
-    found = {n: {t: [r for r in loaded if r["amount"] == n and r["task"] == t] for t in TASKS} for n in sizes}
+    found = {n: {t: [r for r in loaded if r["amount"] == n and r["task"] == t] for t in tasks} for n in sizes}
     return {n: {task: entries for task, entries in runs.items() if entries} for n, runs in found.items()}
-
-
-def _closure_table(runs: Runs, key: str) -> list[str]:
-    lines = ["| method | " + " | ".join(runs) + " | mean |", "|---" * (len(runs) + 2) + "|"]
-    for method in METHODS:
-        cells = [closure([r["scores"] for r in found], method, key) for found in runs.values()]
-        mean = sum(cell[0] for cell in cells) / len(cells)
-        name = f"**{method}**" if method == "dynamic" else method
-        lines.append(f"| {name} | " + " | ".join(map(_shares, cells)) + f" | {100 * mean:.0f} |")
-    return lines
-
-
-def _level_table(runs: Runs) -> list[str]:
-    lines = ["| method | " + " | ".join(runs) + " |", "|---" * (len(runs) + 1) + "|"]
-    for method in ("strong", *METHODS, "ceiling"):
-        cells = []
-        for found in runs.values():
-            values = [
-                torch.stack([per_token(r["scores"][method], key) for r in found]).mean().item()
-                for key in ("log_probability", "hits")
-            ]
-            cells.append(f"{values[0]:.3f}, {100 * values[1]:.1f} %")
-        lines.append(f"| {method} | " + " | ".join(cells) + " |")
-    return lines
 
 
 def _several_tables(folder: Path) -> list[str]:
@@ -116,19 +75,26 @@ def _several_tables(folder: Path) -> list[str]:
             cells.append("" if name == names[0] else f"{mean:+.3f} ({low:+.3f} to {high:+.3f})")
             lines.append(f"| {name} | " + " | ".join(cells) + " |")
         lines.append("")
-    return lines
+    head = "Log-probability of an answer token on mixed prompts; nobody says which task a prompt is of:"
+    return ["#### Several experts", "", head, "", *lines] if lines else []
 
 
 def _speculative_table(path: Path) -> list[str]:
     if not path.is_file():
         return []
     found = json.loads(path.read_text())
-    lines = ["| task | same text as plain | tokens | time / plain fused decoding |", "|---|---|---|---|"]
+    lines = [
+        "Speculative decoding has the distribution of the plain rule, so that it has no rows of its own above. Answers "
+        "made greedily both ways, dynamic rule, processor time on one core:",
+        "",
+        "| task | same text as plain | tokens | time / plain fused decoding |",
+        "|---|---|---|---|",
+    ]
     for task, one in found.items():
         lines.append(f"| {task} | {one['same']} of {one['answers']} | {one['tokens']} | {one['ratio']:.2f} |")
     total = {n: sum(one["seconds"][n] for one in found.values()) for n in ("plain", "speculative")}
     lines.append(f"| all | | | {total['speculative'] / total['plain']:.2f} |")
-    return lines
+    return ["#### Speculative decoding", "", *lines, ""]
 
 
 def _speed(path: Path) -> list[str]:
@@ -177,63 +143,68 @@ def _exact(path: Path) -> list[str]:
     return lines
 
 
-def _differences(runs: Runs) -> list[str]:
-    lines = ["| | " + " | ".join(runs) + " |", "|---" * (len(runs) + 1) + "|"]
-    for ours in ("dynamic", "pooled (ours)"):
-        for other in ("strong", "expert", "static 1", "static best"):
-            cells = [gain([r["scores"] for r in found], ours, other, "log_probability") for found in runs.values()]
-            lines.append(
-                f"| {ours} minus {other} | "
-                + " | ".join(f"{m:+.3f} ({a:+.3f} to {b:+.3f})" for m, a, b in cells)
-                + " |"
-            )
-    return lines
-
-
-def _mean_closure(settings: list[list[dict[str, Any]]], method: str, key: str) -> float:
-    return sum(closure([r["scores"] for r in found], method, key)[0] for found in settings) / len(settings)
-
-
-def _reading(by_amount: dict[str, Runs]) -> list[str]:
-    """What the tables say, against our own method too."""
-    settings = [found for runs in by_amount.values() for found in runs.values()]
-    mean = {
-        key: {
-            m: sum(closure([r["scores"] for r in found], m, key)[0] for found in settings) / len(settings)
-            for m in METHODS
-        }
-        for key in ("log_probability", "hits")
-    }
-    lines = [
-        f"Means over all {len(settings)} settings, closure of log-probability and of right tokens: "
-        + "; ".join(f"{m} {100 * mean['log_probability'][m]:.0f} and {100 * mean['hits'][m]:.0f} %" for m in METHODS)
-        + ".",
-        "",
-    ]
-    for ours in ("dynamic", "pooled (ours)"):
-        for other in ("expert", "static 1", "static best"):
-            gains = [gain([r["scores"] for r in found], ours, other, "log_probability") for found in settings]
-            above, below = sum(g[1] > 0 for g in gains), sum(g[2] < 0 for g in gains)
-            lines.append(
-                f"- {ours} against {other}, log-probability: clearly above in {above} of {len(settings)} settings, "
-                f"clearly below in {below}."
-            )
-    return lines
-
-
-def _setting(sizes: dict[str, Any], by_amount: dict[str, Runs]) -> str:
+def _setting(group: str, folder: Path, by_amount: dict[str, Runs]) -> str:
+    """What the models and the tasks of a group are."""
+    sizes = json.loads((folder / "models.json").read_text())
+    _, texts, tasks = GROUPS[group]
     runs = next(iter(by_amount.values()))
     items = {task: len(found[0]["scores"]["strong"]["tokens"]) for task, found in runs.items()}
     seeds = ", ".join(f"{min(len(f) for f in one.values())} with {AMOUNTS[n]}" for n, one in by_amount.items())
+    held = {n: sizes["base"][n].get("held_out", {}) for n in ("large", "small")}
+    knowledge = "; ".join(f"{kind} {-held['large'][kind]:.2f} and {-held['small'][kind]:.2f}" for kind in held["large"])
     return (
         f"Models trained from scratch: strong {sizes['large']:,} parameters, small {sizes['small']:,} "
-        f"({sizes['large'] / sizes['small']:.1f} times smaller), one tokenizer. These are tiny models: read the order "
-        "of the methods, not the levels. Tasks: "
-        + "; ".join(f"{t} ({TASKS[t]}, {items[t]} items)" for t in runs)
-        + ". Expert and ceiling are the small and the strong model, fine-tuned on the same task: either on 64 examples "
-        "for each, with the weights that are best on 64 validation items; or on more than a thousand. Seeds "
-        f"of the expert: {seeds}; one of the ceiling."
+        f"({sizes['large'] / sizes['small']:.1f} times smaller), one tokenizer; {texts}. These are tiny models: read "
+        "the order of the methods, not the levels."
+        + (f" Nats a token of unread text of the domains, strong and small: {knowledge}." if knowledge else "")
+        + " Tasks: "
+        + "; ".join(f"{t} ({tasks[t]}, {items[t]} items)" for t in runs)
+        + ". Expert and ceiling are the small and the strong model, fine-tuned on the same task. Seeds of the expert: "
+        f"{seeds}; one of the ceiling."
     )
+
+
+def _quality(group: str, folder: Path, by_amount: dict[str, Runs]) -> list[str]:
+    """All tables of a group."""
+    parts = [f"### {GROUPS[group][0]}", "", _setting(group, folder, by_amount), ""]
+    for amount, runs in by_amount.items():
+        chosen = "; ".join(f"{t}: {', '.join(str(r['static_best']) for r in found)}" for t, found in runs.items())
+        parts += [
+            f"#### {GROUPS[group][0]}, fine-tuned on {AMOUNTS[amount]}",
+            "",
+            "Log-probability of an answer token in nats, and share of tokens that greedy decoding gets right:",
+            "",
+            *level_table(runs),
+            "",
+            "True closure of the gap, (method - strong) / (fine-tuned strong - strong), %, of log-probability:",
+            "",
+            *closure_table(runs, "log_probability"),
+            "",
+            "and of right tokens:",
+            "",
+            *closure_table(runs, "hits"),
+            "",
+            "Paired differences of log-probability a token:",
+            "",
+            *difference_table(runs),
+            "",
+            f"The weight of `static best` was chosen on validation items ({chosen}). Closure of `dynamic` by seed of "
+            f"the expert, %: {seed_ranges(runs, 'dynamic')}.",
+            "",
+        ]
+    return parts + _several_tables(folder) + _speculative_table(folder / "speculative.json")
+
+
+def _reading(groups: dict[str, dict[str, Runs]]) -> list[str]:
+    """What the tables say, against our own methods too."""
+    by_group = {g: [found for runs in one.values() for found in runs.values()] for g, one in groups.items()}
+    lines = ["### Reading", "", "Mean closures, of log-probability and of right tokens:", ""]
+    everything = [found for settings in by_group.values() for found in settings]
+    named = {GROUPS[g][0].lower(): settings for g, settings in by_group.items()} | {"all": everything}
+    lines += [f"- {name}, {len(settings)} settings: {mean_closures(settings)}." for name, settings in named.items()]
+    for name, settings in named.items():
+        lines += ["", f"Log-probability, {name}:", "", *comparisons(settings)]
+    return [*lines, ""]
 
 
 def section(results: Path) -> str:
@@ -242,8 +213,9 @@ def section(results: Path) -> str:
     Args:
         results: folder of the saved JSON.
     """
-    folder = results / "fusion_quality"
-    by_amount = _singles(folder)
+    folders = {group: results / "fusion_quality" / group for group in GROUPS}
+    groups = {group: _singles(folder, GROUPS[group][2]) for group, folder in folders.items()}
+    groups = {group: found for group, found in groups.items() if found}
     parts = [
         "## Weak-to-strong decoding",
         "",
@@ -251,54 +223,10 @@ def section(results: Path) -> str:
         "`results/fusion_speed.json`. [decoding.md](decoding.md) says how it works.",
         "",
     ]
-    if by_amount:
-        sizes = json.loads((folder / "models.json").read_text())
-        parts += [_setting(sizes, by_amount), ""]
-    for amount, runs in by_amount.items():
-        chosen = "; ".join(f"{t}: {', '.join(str(r['static_best']) for r in found)}" for t, found in runs.items())
-        parts += [
-            f"### Fine-tuned on {AMOUNTS[amount]}",
-            "",
-            "Log-probability of an answer token in nats, and share of tokens that greedy decoding gets right:",
-            "",
-            *_level_table(runs),
-            "",
-            "True closure of the gap, (method - strong) / (fine-tuned strong - strong), %, of log-probability:",
-            "",
-            *_closure_table(runs, "log_probability"),
-            "",
-            "and of right tokens:",
-            "",
-            *_closure_table(runs, "hits"),
-            "",
-            "Paired differences of log-probability a token:",
-            "",
-            *_differences(runs),
-            "",
-            f"The weight of `static best` was chosen on validation items ({chosen}).",
-            "",
-        ]
-    if by_amount:
-        parts += ["### Reading", "", *_reading(by_amount), ""]
-    several = _several_tables(folder)
-    if several:
-        parts += [
-            "### Several experts",
-            "",
-            "Log-probability of an answer token on mixed prompts; nobody says which task a prompt is of:",
-            "",
-            *several,
-        ]
-    speculative = _speculative_table(folder / "speculative.json")
-    if speculative:
-        parts += [
-            "### Speculative decoding",
-            "",
-            "Greedy decoding of the dynamic rule, processor time on one core:",
-            "",
-            *speculative,
-            "",
-        ]
+    for group, by_amount in groups.items():
+        parts += _quality(group, folders[group], by_amount)
+    if groups:
+        parts += _reading(groups)
     speed = _speed(results / "fusion_speed.json")
     if speed:
         parts += ["### Cost", "", "Ratios of processor times inside of one run, on one core:", "", *speed, ""]

@@ -21,7 +21,9 @@ METHODS: dict[str, tuple[str, Mapping[str, Any]] | str] = {
     "expert": "expert",
     "static": ("static", {"alpha": 1.0}),
     "dynamic": ("dynamic", {}),
+    "pooled": ("pooled", {}),
 }
+RULES = ("static", "dynamic", "pooled")
 FEWEST = 5
 
 
@@ -67,7 +69,7 @@ def encode_items(tokenizer: PreTrainedTokenizerBase, items: Sequence[tuple[str, 
 
 
 def examine(model: WeakToStrong, encoded: Sequence[Encoded]) -> tuple[dict[str, dict[str, Any]], str]:
-    """Scores of the strong model, the anchor, the expert and both rules, and what they mean.
+    """Scores of the strong model, the anchor, the expert and three rules, and what they mean.
 
     Args:
         model: a fusion of one pair.
@@ -96,7 +98,7 @@ def _row(score: Score, base: Score) -> dict[str, Any]:
 
 
 def _verdict(rows: Mapping[str, Mapping[str, Any]], scores: Mapping[str, Score]) -> str:
-    best = max(("static", "dynamic"), key=lambda name: rows[name]["log_probability"])
+    best = max(RULES, key=lambda name: rows[name]["log_probability"])
     _, low, high = rows[best]["log_probability_gain"]
     over_expert, least, most = paired_interval(_per_token(scores[best])[None], _per_token(scores["expert"])[None])
     if high < 0:

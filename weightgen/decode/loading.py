@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,8 +15,9 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
+from weightgen.decode.memory import no_model
 from weightgen.decode.passes import Member
-from zoo.errors import BadArtefact, UsageError, WeightgenError
+from zoo.errors import UsageError, WeightgenError
 
 Source = str | Path | nn.Module | Mapping[str, float]
 """An id or folder, a loaded model, or a task sum: experts by id or folder, each with its weight."""
@@ -100,10 +103,7 @@ def load_model(source: str | Path | nn.Module, role: str, **options: Any) -> Any
         try:
             return AutoModelForCausalLM.from_pretrained(str(source), **options).eval()
         except (OSError, ValueError, KeyError) as error:
-            raise BadArtefact(
-                f"the {role} {source} is no causal language model: {str(error).splitlines()[0]}",
-                "give the folder or Hub id of one, or a loaded model",
-            ) from None
+            raise no_model(f"the {role} {source}", source, error) from None
 
 
 def load_pair(
@@ -160,6 +160,17 @@ def _loaded_peft(expert: Any, anchor: Source | None) -> tuple[Loaded, Loaded]:
     return Loaded(Member(expert, names[0]), None), Loaded(Member(expert), None)
 
 
+def _misfit(said: str) -> str:
+    """What torch or PEFT said of an adapter that does not fit, in one line: the first tensor with another shape."""
+    found = re.search(
+        r"size mismatch for (\S+):.*?torch\.Size\((\[.*?\])\).*?torch\.Size\((\[.*?\])\)", said, re.DOTALL
+    )
+    if found is None:
+        return next(line.strip() for line in said.splitlines() if line.strip())[:200]
+    name, own, wanted = found.groups()
+    return f"size mismatch, {name.removeprefix('base_model.model.')} is {own} in the adapter and {wanted} on the anchor"
+
+
 def attach_adapter(base: Any, source: str, config: Mapping[str, Any]) -> tuple[nn.Module, str]:
     """Hang an adapter on a model that may carry others already.
 
@@ -174,15 +185,15 @@ def attach_adapter(base: Any, source: str, config: Mapping[str, Any]) -> tuple[n
     wanted = config.get("base_model_name_or_path")
     remedy = f"give the base it was trained on as anchor: {wanted}" if wanted else "give the base it was trained on"
     try:
-        if hasattr(base, "peft_config"):
-            name = f"adapter-{len(base.peft_config)}"
-            base.load_adapter(source, adapter_name=name)
-            return base.eval(), name
-        return PeftModel.from_pretrained(base, source, adapter_name="adapter-0").eval(), "adapter-0"
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)  # PEFT asks transformers
+            if hasattr(base, "peft_config"):
+                name = f"adapter-{len(base.peft_config)}"
+                base.load_adapter(source, adapter_name=name)
+                return base.eval(), name
+            return PeftModel.from_pretrained(base, source, adapter_name="adapter-0").eval(), "adapter-0"
     except (RuntimeError, ValueError) as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        cause = next((line for line in lines if "size mismatch" in line), lines[0])
-        raise UsageError(f"the adapter {source} does not fit its anchor: {cause[:200]}", remedy) from None
+        raise UsageError(f"the adapter {source} does not fit its anchor: {_misfit(str(error))}", remedy) from None
 
 
 def add_tasks(base: nn.Module, weights: Mapping[str, float], known: dict[str, nn.Module], **options: Any) -> nn.Module:
