@@ -20,18 +20,22 @@ from weightgen.codecs.vae import VAE, VAEConfig
 from weightgen.conditioners.alignment import Alignment
 from weightgen.conditioners.joint import ConditionEncoder, ConditionerConfig, ConditionTokens
 from weightgen.generators import Frame, Generator, GeneratorConfig, Problem, Stage, StageConfig, TokenSet
+from weightgen.generators.further import FurtherConfig, trained_further
+from weightgen.mix import MixConfig
 from weightgen.nn import check_heads
-from weightgen.types import Batch, Condition, Loss
+from weightgen.types import Batch, Condition, Loss, Queries
 from zoo.config import StrictConfig
 from zoo.types import Layout
 
 
 class BehaviourConfig(StrictConfig):
-    """What the behavioural stage mixes into the task loss."""
+    """Which tasks the behavioural stage runs networks on, and what it adds to the task loss."""
 
     queries: int = Field(default=64, ge=1, description="labelled examples a task and step")
     method_weight: float = Field(default=0.3, ge=0, description="of the loss of the stage before")
     reconstruction_weight: float = Field(default=0.3, ge=0)
+    mix: MixConfig = MixConfig()
+    further: FurtherConfig = FurtherConfig()
 
 
 class LatentConfig(GeneratorConfig):
@@ -97,7 +101,7 @@ class LatentGenerator(Generator):
 
     def latent_stages(self, method: str, middle: StageConfig, stages: LatentStages) -> Sequence[Stage]:
         """Codec, alignment, the method's own stage, behaviour."""
-        queries = self._behaviour.queries
+        behaviour = self._behaviour
         learned = (self.finder, self.conditioner)
         return (
             Stage("codec", stages.codec, self._codec_loss, (self.codec,), judged_by="reconstruct"),
@@ -111,7 +115,8 @@ class LatentGenerator(Generator):
                 self._behaviour_loss,
                 (*learned, self.codec),
                 condition=True,
-                queries=queries,
+                queries=behaviour.queries + behaviour.further.examples,
+                mix=behaviour.mix,
             ),
         )
 
@@ -175,13 +180,15 @@ class LatentGenerator(Generator):
         return Loss(error, {"method": error})
 
     def _behaviour_loss(self, batch: Batch) -> Loss:
-        """Task loss of the networks that would be written, and what keeps them near trained ones."""
+        """Task loss of the networks that would be written, and what keeps them near trained ones, if there are any."""
         assert batch.queries is not None
         config, generator, frame = self._behaviour, batch.generator(), self.frame(batch.layout)
         condition = self._condition(batch, generator)
         clean = self.aim(condition, frame, generator)
         tensors = self.problem.tokenizer.tensors(self.decode(clean, batch.layout), batch.layout)
-        task = batch.queries.loss(tensors).mean()
+        task = self._task_loss(tensors, batch.queries, generator)
+        if not len(batch.values):
+            return Loss(task, {"mixed": task})
         total, parts = task, {"task": task}
         if config.method_weight:
             method = self.method_loss(self.latents(batch.values, batch.layout), condition, frame, generator)
@@ -194,6 +201,16 @@ class LatentGenerator(Generator):
             total = total + config.reconstruction_weight * reconstruction
             parts["reconstruction"] = reconstruction
         return Loss(total, parts)
+
+    def _task_loss(self, tensors: dict[str, Tensor], queries: Queries, generator: torch.Generator) -> Float[Tensor, ""]:
+        """Of networks as they are written, or after some training on other examples."""
+        config = self._behaviour.further
+        if not config.share:
+            return queries.loss(tensors).mean()
+        *practice, queries = queries.split([config.batch_size] * config.steps + [self._behaviour.queries])
+        if torch.rand((), generator=generator) < config.share:
+            tensors = trained_further(tensors, practice, config.lr)
+        return queries.loss(tensors).mean()
 
     @torch.no_grad()
     def write(self, condition: Condition, layout: Layout, generator: torch.Generator) -> Float[Tensor, "b t d"]:
