@@ -21,10 +21,12 @@ from weightgen.conditioners.alignment import Alignment
 from weightgen.conditioners.joint import ConditionEncoder, ConditionerConfig, ConditionTokens
 from weightgen.generators import Frame, Generator, GeneratorConfig, Problem, Stage, StageConfig, TokenSet
 from weightgen.generators.further import FurtherConfig, trained_further
+from weightgen.generators.head import FittedHead, HeadName
 from weightgen.mix import MixConfig
 from weightgen.nn import check_heads
 from weightgen.types import Batch, Condition, Loss, Queries
 from zoo.config import StrictConfig
+from zoo.networks import architecture_of
 from zoo.types import Layout
 
 
@@ -45,6 +47,9 @@ class LatentConfig(GeneratorConfig):
     conditioner: ConditionerConfig = ConditionerConfig()
     width: int = Field(default=96, ge=8, description="of condition tokens and of the network that finds latents")
     heads: int = Field(default=4, ge=1)
+    head: HeadName = Field(
+        default="written", description="output layers of classifiers; fitted: in closed form from the given examples"
+    )
     behaviour: BehaviourConfig = BehaviourConfig()
 
     @model_validator(mode="after")
@@ -77,6 +82,7 @@ class LatentGenerator(Generator):
         self.codec = VAE(config.codec, problem.tokenizer.width, sizes)
         self.conditioner = ConditionEncoder(config.conditioner, shapes, problem.text_size, config.width)
         self.alignment = Alignment(config.codec.latent, config.width, config.heads, sizes)
+        self.head = FittedHead() if config.head == "fitted" else None
         self.register_buffer("latent_mean", torch.zeros(config.codec.latent))
         self.register_buffer("latent_std", torch.ones(config.codec.latent))
 
@@ -113,7 +119,7 @@ class LatentGenerator(Generator):
                 "behaviour",
                 stages.behaviour,
                 self._behaviour_loss,
-                (*learned, self.codec),
+                (*learned, self.codec, *([] if self.head is None else [self.head])),
                 condition=True,
                 queries=behaviour.queries + behaviour.further.examples,
                 mix=behaviour.mix,
@@ -186,6 +192,7 @@ class LatentGenerator(Generator):
         condition = self._condition(batch, generator)
         clean = self.aim(condition, frame, generator)
         tensors = self.problem.tokenizer.tensors(self.decode(clean, batch.layout), batch.layout)
+        tensors = self._with_head(tensors, batch.condition, batch.layout)
         task = self._task_loss(tensors, batch.queries, generator)
         if not len(batch.values):
             return Loss(task, {"mixed": task})
@@ -201,6 +208,12 @@ class LatentGenerator(Generator):
             total = total + config.reconstruction_weight * reconstruction
             parts["reconstruction"] = reconstruction
         return Loss(total, parts)
+
+    def _with_head(self, tensors: dict[str, Tensor], condition: Condition | None, layout: Layout) -> dict[str, Tensor]:
+        """Output layers are fitted, if the config says so and there are examples to fit them to."""
+        if self.head is None or condition is None or condition.examples is None:
+            return tensors
+        return self.head(architecture_of(layout), tensors, condition.examples)
 
     def _task_loss(self, tensors: dict[str, Tensor], queries: Queries, generator: torch.Generator) -> Float[Tensor, ""]:
         """Of networks as they are written, or after some training on other examples."""
@@ -219,4 +232,8 @@ class LatentGenerator(Generator):
         Raises:
             UsageError: if the condition holds nothing that the generator was trained on.
         """
-        return self.decode(self.find(self.conditioner(condition), self.frame(layout), generator), layout)
+        values = self.decode(self.find(self.conditioner(condition), self.frame(layout), generator), layout)
+        if self.head is None:
+            return values
+        tensors = self._with_head(self.problem.tokenizer.tensors(values, layout), condition, layout)
+        return self.problem.tokenizer.values(tensors, layout)
