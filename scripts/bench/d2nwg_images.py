@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import functools
 import json
-import statistics
 import sys
 import time
 from pathlib import Path
@@ -24,7 +23,6 @@ import typer
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[0] = str(ROOT)  # a script beside this one is named like the package
 
-from scripts.bench._page import put  # noqa: E402
 from weightgen import jobs  # noqa: E402
 from weightgen.checkpoint import load_generator  # noqa: E402
 from weightgen.evaluation import start_points as points  # noqa: E402
@@ -49,21 +47,6 @@ LEFT_OUT = ("mnist+usps", "fashion_mnist+sign_digits")
 among them. CIFAR-10 cannot be left out: it is the only one in colour, so nothing would be known of such networks."""
 UNSEEN_NETWORKS = 2
 MORE_SHOTS = 40
-NAMES = {
-    "mapper": "mapper: condition to weights in one pass, one candidate",
-    "d2nwg": "D2NWG, one candidate",
-    "d2nwg_more": f"D2NWG from {MORE_SHOTS} images a class",
-    "mean_aligned": "mean of the zoo's networks on this set, aligned",
-    "mean_raw": "the same, not aligned",
-    "member": "a network of the zoo on this set",
-    "nearest": "a network of the nearest other set",
-    "nearest_fitted": "the same, output layer fitted to the given images",
-    "mean_others": "mean of the networks on all other sets, aligned",
-    "kde": "kernel density of the best 30 %, aligned",
-    "gaussian": "Gaussian a weight, aligned",
-    "scratch": "random initialisation",
-    "scratch_fitted": "the same, output layer fitted to the given images",
-}
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
@@ -124,10 +107,12 @@ def fitted(data: points.ImageSet, zoo: Zoo, networks: points.Stacked, seed: int)
     return FittedHead()(data.architecture, networks, examples)
 
 
-def train(zoo: Path, work: Path, name: str, config: str, seed: int, left_out: list[str]) -> Generator:
+def train(
+    zoo: Path, work: Path, name: str, config: str, seed: int, left_out: list[str], settings: list[str]
+) -> Generator:
     """A generator, trained unless it is there."""
     out = work / name
-    overrides = [f"seed={seed}"] + ([f"leave_out=[{','.join(left_out)}]"] if left_out else [])
+    overrides = [f"seed={seed}", *settings] + ([f"leave_out=[{','.join(left_out)}]"] if left_out else [])
     jobs.train(config, zoo, out, overrides, progress=None)
     return load_generator(out)
 
@@ -242,100 +227,37 @@ def run(
     unseen: Annotated[str, typer.Option(help="Data sets to leave out; a+b together, a,b in turns.")] = ",".join(
         LEFT_OUT
     ),
+    setting: Annotated[list[str] | None, typer.Option("--set", help="Change a value of the configs.")] = None,
 ) -> None:
     """Train and measure; what is there already is not done again."""
     torch.set_num_threads(1)
+    settings = setting or []
     split(zoo)
     with Zoo.open(zoo) as opened:
         groups = load_groups(opened, "train")
         for seed in range(seeds):
             if (RESULTS / f"seen-{seed}.json").is_file():
                 continue
-            made = {k: train(zoo, work, f"{k}-{seed}", f"{k}-images", seed, []) for k in kinds.split(",")}
+            made = {k: train(zoo, work, f"{k}-{seed}", f"{k}-images", seed, [], settings) for k in kinds.split(",")}
             cost = {kind: cost_of(one, opened, groups[0], seed) for kind, one in made.items()}
             save(f"seen-{seed}", {"curves": measure_seen(opened, made, groups, seed), "cost": cost})
         for together in filter(None, unseen.split(",")):
             left_out, kind = together.split("+"), kinds.split(",")[-1]
             if all((RESULTS / f"unseen-{name}.json").is_file() for name in left_out):
                 continue
-            made = {kind: train(zoo, work, f"{kind}-without-{together}", f"{kind}-images", 0, left_out)}
+            made = {kind: train(zoo, work, f"{kind}-without-{together}", f"{kind}-images", 0, left_out, settings)}
             for name in left_out:
-                save(
-                    f"unseen-{name}",
-                    [measure_unseen(opened, made, groups, name, left_out, draw) for draw in range(draws)],
-                )
-
-
-def mean_of(runs: list[dict], method: str, epoch: str) -> str:
-    """Mean and deviation between runs, in %."""
-    values = [100 * sum(r[method][epoch]) / len(r[method][epoch]) for r in runs if epoch in r.get(method, {})]
-    if not values:
-        return ""
-    tensor = torch.tensor(values)
-    return f"{tensor.mean():.1f}" + (f" ± {tensor.std():.1f}" if len(values) > 1 else "")
-
-
-def table(runs: list[dict], epochs: tuple[str, ...]) -> list[str]:
-    """Methods down, epochs across."""
-    lines = ["| start | " + " | ".join(f"epoch {epoch}" for epoch in epochs) + " |", "|---" * (len(epochs) + 1) + "|"]
-    for method, what in NAMES.items():
-        if any(method in one for one in runs):
-            lines.append(f"| {what} | " + " | ".join(mean_of(runs, method, epoch) for epoch in epochs) + " |")
-    return lines
-
-
-def costs(kind: str, runs: list[dict]) -> str:
-    """What generating takes, and what training takes instead."""
-    one, many, epoch = (
-        statistics.median(run[key] for run in runs) for key in ("seconds_1", "seconds_128", "seconds_epoch")
-    )
-    return (
-        f"{kind}: one network takes {one:.2f} s on one core, 128 take {many:.1f} s; training one network for one epoch "
-        f"on {runs[0]['set']} takes {epoch:.1f} s. The generator has {runs[0]['parameters']:,} parameters."
-    )
-
-
-def verdict(seen: list[dict], method: str) -> str:
-    """What the tables say of a generator, favourable or not."""
-
-    def value(name: str, method: str, epoch: str) -> float:
-        return sum(sum(r["curves"][name][method][epoch]) / len(r["curves"][name][method][epoch]) for r in seen)
-
-    names = sorted(seen[0]["curves"])
-    before = [sum(value(n, method, "0") > value(n, other, "0") for n in names) for other in ("mean_aligned", "member")]
-    long = [name for name in names if name in LONG]
-    after = [sum(value(n, method, "25") > value(n, "scratch", epoch) for n in long) for epoch in ("25", "50")]
-    return (
-        f"{method}: without training its networks are above the zoo's aligned mean on {before[0]} of {len(names)} sets "
-        f"and above a network of the zoo on {before[1]}. After 25 epochs they are above a random start after 25 epochs "
-        f"on {after[0]} of {len(long)} sets, above one after 50 on {after[1]}."
-    )
+                found = [measure_unseen(opened, made, groups, name, left_out, draw) for draw in range(draws)]
+                networks = sum(record.task == name for record in opened.records())
+                save(f"unseen-{name}", {"settings": settings, "networks": networks, "draws": found})
 
 
 @app.command()
 def render() -> None:
     """Write the section of docs/results.md."""
-    seen = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("seen-*.json"))]
-    lines = [
-        "## Tiny CNNs on real image sets",
-        "",
-        "Made by `python scripts/bench/d2nwg_images.py render` from `docs/results/d2nwg_images`. Accuracy on test",
-        f"images in %, {NETWORKS} networks a method and run, {len(seen)} run(s), ± between them (own training of the",
-        f"generator, own draws). A network is generated from {SHOTS} validation images a class; training afterwards",
-        "uses all training images, the same batches and settings for all starts. The CIFAR-10 copy is lossy.",
-    ]
-    if seen:
-        lines += ["", *(costs(kind, [one["cost"][kind] for one in seen]) for kind in seen[0]["cost"])]
-        lines += ["", *(verdict(seen, kind) for kind in seen[0]["cost"])]
-        for name in sorted(seen[0]["curves"]):
-            runs = [one["curves"][name] for one in seen]
-            epochs = ("0", "1", "5", "25", "50") if name in LONG else ("0", "1")
-            lines += ["", f"### {name}, learned from", "", *table(runs, epochs)]
-    for path in sorted(RESULTS.glob("unseen-*.json")):
-        draws = json.loads(path.read_text())
-        title = f"### {path.stem.removeprefix('unseen-')}, never seen (nearest: {draws[0]['nearest']})"
-        lines += ["", title, "", *table([one["curves"] for one in draws], ("0", "1", "10"))]
-    put("d2nwg_images", "\n".join(lines))
+    from scripts.bench import d2nwg_images_render
+
+    d2nwg_images_render.write()
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ sys.path[0] = str(ROOT)  # a script beside this one is named like the package
 
 from scripts.bench import d2nwg_images as bench  # noqa: E402
 from weightgen import jobs  # noqa: E402
-from weightgen.checkpoint import load_generator, read_history  # noqa: E402
+from weightgen.checkpoint import load_generator  # noqa: E402
 from weightgen.evaluation import start_points as points  # noqa: E402
 from weightgen.generators import Generator  # noqa: E402
 from weightgen.types import Condition  # noqa: E402
@@ -88,8 +88,8 @@ def main(
         for way in ways.split(";"):
             out = work / f"way-{way.replace(' ', '-')}"
             jobs.train("d2nwg-images", zoo, out, [*COMMON, *WAYS[way]], progress=None)
-            generator, history = load_generator(out), read_history(out)
-            found[way] = {"seconds": sum(stage["seconds"] for stage in history["stages"].values()), "sets": {}}
+            generator = load_generator(out)
+            found[way] = {"steps": generator.config.stages.behaviour.steps, "sets": {}}
             for name in LEFT_OUT:
                 members = next(one for one in groups if any(record.task == name for record in one.records))
                 curves = found[way]["sets"][name] = measure(opened, generator, members, name)
