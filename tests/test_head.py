@@ -123,3 +123,8 @@ def test_a_generator_fits_the_heads_of_what_it_writes(zoo: Zoo, tiny_generator: 
         generator.networks(Condition(bank.support(torch.tensor([0]), 3, seeded(seed))), layout, 0) for seed in (0, 1)
     )
     assert not one["layers.1.weight"].allclose(other["layers.1.weight"])
+    body = torch.tensor([layer == 0 for layer in generator.frame(layout).position[:, 0].tolist()])
+    values = generator.problem.tokenizer.values({name: value[:, 0] for name, value in other.items()}, layout)
+    condition = Condition(bank.support(torch.tensor([0]), 3, seeded(1)))
+    filled = generator.fill(condition, layout, values, body, seeded())
+    torch.testing.assert_close(filled, values, rtol=1e-3, atol=1e-4)

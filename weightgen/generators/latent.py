@@ -233,6 +233,10 @@ class LatentGenerator(Generator):
             UsageError: if the condition holds nothing that the generator was trained on.
         """
         values = self.decode(self.find(self.conditioner(condition), self.frame(layout), generator), layout)
+        return self.finished(values, condition, layout)
+
+    def finished(self, values: Float[Tensor, "b t d"], condition: Condition, layout: Layout) -> Float[Tensor, "b t d"]:
+        """Tokens with output layers fitted, if the config says so."""
         if self.head is None:
             return values
         tensors = self._with_head(self.problem.tokenizer.tensors(values, layout), condition, layout)
