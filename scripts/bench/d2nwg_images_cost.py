@@ -25,7 +25,7 @@ from weightgen.evaluation import start_points as points  # noqa: E402
 from zoo.datasets import load_groups  # noqa: E402
 from zoo.zoo import Zoo  # noqa: E402
 
-EPOCHS = (1, 2, 3, 5, 8, 12, 18, 25, 50)
+EPOCHS = (1, 2, 3, 5, 10, 25, 50)
 NETWORKS = 3
 
 
