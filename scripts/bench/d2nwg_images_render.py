@@ -126,7 +126,7 @@ def changed(content: dict) -> str:
     """What differs from the shipped config."""
     settings = ", ".join(f"`{one}`" for one in content["settings"])
     text = f"The zoo has {content['networks']} networks a set."
-    return f"{text} `configs/d2nwg-images.yaml` with {settings}." if settings else text
+    return f"{text} `configs/d2nwg-new-images.yaml` with {settings}." if settings else text
 
 
 def average_table(methods: tuple[str, ...], average: Any) -> list[str]:

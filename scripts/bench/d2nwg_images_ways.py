@@ -87,7 +87,7 @@ def main(
         groups = load_groups(opened, "train")
         for way in ways.split(";"):
             out = work / f"way-{way.replace(' ', '-')}"
-            jobs.train("d2nwg-images", zoo, out, [*COMMON, *WAYS[way]], progress=None)
+            jobs.train("d2nwg-new-images", zoo, out, [*COMMON, *WAYS[way]], progress=None)
             generator = load_generator(out)
             found[way] = {"steps": generator.config.stages.behaviour.steps, "sets": {}}
             for name in LEFT_OUT:
