@@ -97,8 +97,10 @@ def unseen() -> list[str]:
     def average(method: str, epoch: str) -> float:
         return statistics.mean(100 * mean(runs, method, epoch) for runs in curves.values())
 
-    def ahead(other: str) -> str:
-        return f"{average('d2nwg', '1') - average(other, '1'):+.1f}"
+    def ahead(epoch: str) -> str:
+        gaps = [average("d2nwg", epoch) - average(other, epoch) for other in ("scratch", "nearest", "nearest_fitted")]
+        names = ("a random start", "a network of the nearest other set", "that with its output layer fitted")
+        return ", ".join(f"{gap:+.1f} from {name}" for gap, name in zip(gaps, names, strict=True))
 
     own, first = next(iter(found.values())), sorted(curves)
     shown = ("d2nwg", "d2nwg_more", "nearest", "nearest_fitted", "mean_others", "scratch", "scratch_fitted")
@@ -110,9 +112,8 @@ def unseen() -> list[str]:
         f"Networks are generated from {SHOTS} images a class, {UNSEEN_NETWORKS} a method, set and draw; ± between the "
         f"{len(own['draws'])} draws of one training. Output layers of other starts see the same images.",
         "",
-        f"On average over {len(first)} sets D2NWG after one epoch is {ahead('scratch')} points from a random start "
-        f"(target: +10), {ahead('nearest')} from a network of the nearest other set, and {ahead('nearest_fitted')} "
-        "from that with its output layer fitted.",
+        f"Points of D2NWG on average over {len(first)} sets, before training: {ahead('0')}. After one epoch (targets: "
+        f"+10 from a random start, above the network of the nearest set): {ahead('1')}. After ten: {ahead('10')}.",
         "",
         *average_table(shown, average),
     ]
