@@ -10,8 +10,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from weightgen.generators import Form, Generator, GeneratorConfig, Problem, Stage, TokenSet
+from weightgen.mix import MixConfig
 from weightgen.subjects import Subject
+from weightgen.subjects.images import ImageSubject
 from weightgen.subjects.make import TextWords, subject_of
+from weightgen.subjects.mixed import MixedTasks
 from weightgen.types import Batch
 from zoo.architectures import family
 from zoo.datasets import Members, load_groups, reference_of
@@ -136,6 +139,7 @@ class TrainingData:
         self.problem = Problem(tuple(forms.values()), tokenizer, size, encoder)
         sizes = torch.tensor([float(len(group.train.values)) for group in self.groups])
         self._chance = sizes / sizes.sum()
+        self._mixed: dict[str, MixedTasks] = {}
 
     def _reference(self, members: Members) -> dict[str, Tensor] | None:
         dense = members.layout.kind == "dense"
@@ -163,6 +167,10 @@ class TrainingData:
         generator = torch.Generator().manual_seed(seed)
         group = self.groups[int(torch.multinomial(self._chance, 1, generator=generator))]
         train, subject, layout = group.train, group.subject, group.form.layout
+        if stage.mix and torch.rand((), generator=generator) < stage.mix.share:
+            tasks = self._mixed_tasks(group, stage.mix)
+            made = tasks.draw(stage.config.batch_size, self.config.shots, stage.queries, generator)
+            return Batch(layout, train.values[:0], train.task_of[:0], seed, *made)
         pick = torch.randint(len(train.values), (stage.config.batch_size,), generator=generator)
         task, values, order = train.task_of[pick], train.values[pick], None
         if self.config.rename_classes and subject.classes is not None:
@@ -177,6 +185,16 @@ class TrainingData:
         if stage.queries:
             queries = subject.queries(task, stage.queries, generator, order)
         return Batch(layout, values, subject.identity(task, order), seed, condition, queries)
+
+    def _mixed_tasks(self, group: Group, config: MixConfig) -> MixedTasks:
+        """Tasks of the form of one layout, made from the images of all."""
+        key = group.form.layout.fingerprint
+        if key not in self._mixed:
+            pool = [one.subject for one in self.groups if isinstance(one.subject, ImageSubject)]
+            if not isinstance(group.subject, ImageSubject):
+                raise UsageError("tasks can be mixed from images only", "set behaviour.mix.share to 0")
+            self._mixed[key] = MixedTasks(group.subject, pool, config)
+        return self._mixed[key]
 
     @torch.no_grad()
     def validate(self, generator: Generator, ability: str, rounds: int = 5) -> float:

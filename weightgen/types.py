@@ -115,6 +115,10 @@ class Queries(abc.ABC):
         """
 
     @abc.abstractmethod
+    def split(self, sizes: Sequence[int]) -> list[Queries]:
+        """The examples of every task in parts of these sizes, one after the other; together they are all."""
+
+    @abc.abstractmethod
     def to(self, device: torch.device) -> Queries:
         """The same examples on another device."""
 
@@ -125,7 +129,7 @@ class Batch:
 
     Attributes:
         layout: shared by all networks of the batch.
-        values: tokens of ``b`` networks.
+        values: tokens of ``b`` networks; none where tasks were made at random, so that no network was trained on them.
         task: number of each network's task (classes and their order), to know which networks belong together.
         seed: decides every random number that the loss draws, so that a step can be repeated exactly.
         condition: what is known about each network's task, if the stage asked for it.

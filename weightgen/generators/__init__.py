@@ -19,6 +19,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from weightgen.augment import AugmentConfig
+from weightgen.mix import MixConfig
 from weightgen.types import Batch, Condition, LabelledTexts, Loss
 from zoo.architectures import family
 from zoo.build.encoder import TextEncoder
@@ -49,6 +50,9 @@ class GeneratorConfig(StrictConfig):
     generator: str
     seed: int = 0
     threads: int = Field(default=0, ge=0, description="threads of torch while training and judging; 0: its own choice")
+    precision: Literal["float32", "bfloat16"] = Field(
+        default="float32", description="of large products while training; weights and sums are float32 either way"
+    )
     token_width: int = Field(default=64, ge=1)
     align: bool = Field(default=True, description="bring the zoo into one frame: align hidden units, gauge adapters")
     whole_tasks: bool = Field(
@@ -72,6 +76,7 @@ class Stage:
         trains: the submodules that learn; everything else stands still.
         condition: whether batches need conditions.
         queries: labelled examples a task that batches need for a behavioural loss.
+        mix: which batches are of tasks made at random, without trained networks.
         judged_by: ``"reconstruct"`` or ``"sample"``: which ability validation measures after the stage.
     """
 
@@ -81,6 +86,7 @@ class Stage:
     trains: tuple[nn.Module, ...]
     condition: bool = False
     queries: int = 0
+    mix: MixConfig | None = None
     judged_by: str = "sample"
 
 

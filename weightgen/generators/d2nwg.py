@@ -189,4 +189,5 @@ class D2NWG(LatentGenerator):
             mixed = torch.where(given[:, None], self.process.noised_to(known, start, index), noisy)
             noisy = self._step(mixed, index, encoded, frame, self.config.denoiser.guidance)[0]
         written = self.decode(torch.where(given[:, None], known, noisy), layout)
-        return torch.where(given[:, None], values, written)
+        finished = self.finished(torch.where(given[:, None], values, written), condition, layout)
+        return torch.where(given[:, None], values, finished)

@@ -20,18 +20,24 @@ from weightgen.codecs.vae import VAE, VAEConfig
 from weightgen.conditioners.alignment import Alignment
 from weightgen.conditioners.joint import ConditionEncoder, ConditionerConfig, ConditionTokens
 from weightgen.generators import Frame, Generator, GeneratorConfig, Problem, Stage, StageConfig, TokenSet
+from weightgen.generators.further import FurtherConfig, trained_further
+from weightgen.generators.head import FittedHead, HeadName
+from weightgen.mix import MixConfig
 from weightgen.nn import check_heads
-from weightgen.types import Batch, Condition, Loss
+from weightgen.types import Batch, Condition, Loss, Queries
 from zoo.config import StrictConfig
+from zoo.networks import architecture_of
 from zoo.types import Layout
 
 
 class BehaviourConfig(StrictConfig):
-    """What the behavioural stage mixes into the task loss."""
+    """Which tasks the behavioural stage runs networks on, and what it adds to the task loss."""
 
     queries: int = Field(default=64, ge=1, description="labelled examples a task and step")
     method_weight: float = Field(default=0.3, ge=0, description="of the loss of the stage before")
     reconstruction_weight: float = Field(default=0.3, ge=0)
+    mix: MixConfig = MixConfig()
+    further: FurtherConfig = FurtherConfig()
 
 
 class LatentConfig(GeneratorConfig):
@@ -41,6 +47,9 @@ class LatentConfig(GeneratorConfig):
     conditioner: ConditionerConfig = ConditionerConfig()
     width: int = Field(default=96, ge=8, description="of condition tokens and of the network that finds latents")
     heads: int = Field(default=4, ge=1)
+    head: HeadName = Field(
+        default="written", description="output layers of classifiers; fitted: in closed form from the given examples"
+    )
     behaviour: BehaviourConfig = BehaviourConfig()
 
     @model_validator(mode="after")
@@ -73,6 +82,7 @@ class LatentGenerator(Generator):
         self.codec = VAE(config.codec, problem.tokenizer.width, sizes)
         self.conditioner = ConditionEncoder(config.conditioner, shapes, problem.text_size, config.width)
         self.alignment = Alignment(config.codec.latent, config.width, config.heads, sizes)
+        self.head = FittedHead() if config.head == "fitted" else None
         self.register_buffer("latent_mean", torch.zeros(config.codec.latent))
         self.register_buffer("latent_std", torch.ones(config.codec.latent))
 
@@ -97,7 +107,7 @@ class LatentGenerator(Generator):
 
     def latent_stages(self, method: str, middle: StageConfig, stages: LatentStages) -> Sequence[Stage]:
         """Codec, alignment, the method's own stage, behaviour."""
-        queries = self._behaviour.queries
+        behaviour = self._behaviour
         learned = (self.finder, self.conditioner)
         return (
             Stage("codec", stages.codec, self._codec_loss, (self.codec,), judged_by="reconstruct"),
@@ -109,9 +119,10 @@ class LatentGenerator(Generator):
                 "behaviour",
                 stages.behaviour,
                 self._behaviour_loss,
-                (*learned, self.codec),
+                (*learned, self.codec, *([] if self.head is None else [self.head])),
                 condition=True,
-                queries=queries,
+                queries=behaviour.queries + behaviour.further.examples,
+                mix=behaviour.mix,
             ),
         )
 
@@ -175,13 +186,16 @@ class LatentGenerator(Generator):
         return Loss(error, {"method": error})
 
     def _behaviour_loss(self, batch: Batch) -> Loss:
-        """Task loss of the networks that would be written, and what keeps them near trained ones."""
+        """Task loss of the networks that would be written, and what keeps them near trained ones, if there are any."""
         assert batch.queries is not None
         config, generator, frame = self._behaviour, batch.generator(), self.frame(batch.layout)
         condition = self._condition(batch, generator)
         clean = self.aim(condition, frame, generator)
         tensors = self.problem.tokenizer.tensors(self.decode(clean, batch.layout), batch.layout)
-        task = batch.queries.loss(tensors).mean()
+        tensors = self._with_head(tensors, batch.condition, batch.layout)
+        task = self._task_loss(tensors, batch.queries, generator)
+        if not len(batch.values):
+            return Loss(task, {"mixed": task})
         total, parts = task, {"task": task}
         if config.method_weight:
             method = self.method_loss(self.latents(batch.values, batch.layout), condition, frame, generator)
@@ -195,6 +209,22 @@ class LatentGenerator(Generator):
             parts["reconstruction"] = reconstruction
         return Loss(total, parts)
 
+    def _with_head(self, tensors: dict[str, Tensor], condition: Condition | None, layout: Layout) -> dict[str, Tensor]:
+        """Output layers are fitted, if the config says so and there are examples to fit them to."""
+        if self.head is None or condition is None or condition.examples is None:
+            return tensors
+        return self.head(architecture_of(layout), tensors, condition.examples)
+
+    def _task_loss(self, tensors: dict[str, Tensor], queries: Queries, generator: torch.Generator) -> Float[Tensor, ""]:
+        """Of networks as they are written, or after some training on other examples."""
+        config = self._behaviour.further
+        if not config.share:
+            return queries.loss(tensors).mean()
+        *practice, queries = queries.split([config.batch_size] * config.steps + [self._behaviour.queries])
+        if torch.rand((), generator=generator) < config.share:
+            tensors = trained_further(tensors, practice, config.lr)
+        return queries.loss(tensors).mean()
+
     @torch.no_grad()
     def write(self, condition: Condition, layout: Layout, generator: torch.Generator) -> Float[Tensor, "b t d"]:
         """Find latents and decode them.
@@ -202,4 +232,12 @@ class LatentGenerator(Generator):
         Raises:
             UsageError: if the condition holds nothing that the generator was trained on.
         """
-        return self.decode(self.find(self.conditioner(condition), self.frame(layout), generator), layout)
+        values = self.decode(self.find(self.conditioner(condition), self.frame(layout), generator), layout)
+        return self.finished(values, condition, layout)
+
+    def finished(self, values: Float[Tensor, "b t d"], condition: Condition, layout: Layout) -> Float[Tensor, "b t d"]:
+        """Tokens with output layers fitted, if the config says so."""
+        if self.head is None:
+            return values
+        tensors = self._with_head(self.problem.tokenizer.tensors(values, layout), condition, layout)
+        return self.problem.tokenizer.values(tensors, layout)

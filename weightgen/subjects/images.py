@@ -35,6 +35,11 @@ class ImageQueries(Queries):
         logits = logits_many(self.architecture, tensors, self.x)
         return F.cross_entropy(logits.flatten(0, 1), self.y.flatten(), reduction="none").view_as(self.y).mean(1)
 
+    def split(self, sizes: Sequence[int]) -> list[Queries]:
+        """In parts."""
+        parts = zip(self.x.split(list(sizes), 1), self.y.split(list(sizes), 1), strict=True)
+        return [ImageQueries(self.architecture, x, y) for x, y in parts]
+
     def to(self, device: torch.device) -> ImageQueries:
         """On another device."""
         return ImageQueries(self.architecture, self.x.to(device), self.y.to(device))
@@ -80,7 +85,7 @@ class ImageSubject(Subject):
     ) -> Condition:
         """Labelled examples, and words if there are any."""
         support = self.bank.support(tasks, shots, generator, order)
-        examples = Examples(self._varied(support.x, generator), support.mask)
+        examples = Examples(self.varied(support.x, generator), support.mask)
         if self._words is None:
             return Condition(examples)
         chosen = [self._words[self.tasks[i].name] for i in tasks.tolist()]
@@ -101,7 +106,7 @@ class ImageSubject(Subject):
     ) -> ImageQueries:
         """Labelled examples."""
         x, y = self.bank.queries(tasks, count, generator, order)
-        return ImageQueries(self.architecture, self._varied(x, generator), y)
+        return ImageQueries(self.architecture, self.varied(x, generator), y)
 
     def identity(self, tasks: Int[Tensor, " b"], order: Int[Tensor, "b c"] | None = None) -> Int[Tensor, " b"]:
         """That of the bank."""
@@ -118,8 +123,8 @@ class ImageSubject(Subject):
             right += (logits.argmax(-1) == labels).float().sum(-1)
         return right / len(y)
 
-    def _varied(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        """Change examples whose leading axes are those of a batch of tasks."""
+    def varied(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """Examples changed at random; their leading axes are those of a batch of tasks."""
         rank = x.ndim - len(self.input_shape)
         return augment(x.flatten(0, rank - 1), self._vary, generator).view_as(x)
 

@@ -88,6 +88,15 @@ class TextQueries(Queries):
             losses.append(F.cross_entropy(logits, y) / torch.tensor(float(len(labels))).log())
         return torch.stack(losses)
 
+    def split(self, sizes: Sequence[int]) -> list[Queries]:
+        """In parts."""
+        parts, start = list[Queries](), 0
+        for size in sizes:
+            here = slice(start, start := start + size)
+            texts, y = [some[here] for some in self.texts], [some[here] for some in self.y]
+            parts.append(TextQueries(self.encoder, texts, self.labels, y))
+        return parts
+
     def to(self, device: torch.device) -> TextQueries:
         """As it is: the encoder decides where texts go."""
         return self
