@@ -49,7 +49,7 @@ def test_some_labels_make_a_new_task(data: TrainingData) -> None:
         assert condition.words[i].labels == tuple(one.text.labels[k] for k in here)
         known = {one.text.texts[k] for k in range(len(one.text.texts)) if int(one.y[k]) in here}
         assert set(condition.words[i].texts) == known
-        assert sorted(queries.labels[i]) == sorted(one.labels[k] for k in here)
+        assert sorted(map(list, queries.labels[i])) == sorted(list(one.labels[k]) for k in here)
         for tokens, y in zip(queries.texts[i], queries.y[i].tolist(), strict=True):
             assert one.labels[int(one.y[list(one.tokens).index(tokens)])] == queries.labels[i][y]
     assert len(sizes) > 1

@@ -26,6 +26,7 @@ sys.path[0] = str(ROOT)
 
 from scripts.bench.adapters_text_measure import CHOICE, UNLABELLED, Given, scored  # noqa: E402
 from scripts.bench.adapters_text_tasks import JUNK, VALIDATION, load  # noqa: E402
+from scripts.bench.adapters_text_validation import gap  # noqa: E402
 from weightgen.adapted import AdaptedEncoder  # noqa: E402
 from weightgen.checkpoint import load_generator, read_history  # noqa: E402
 from weightgen.generate.finetune import finetune_adapter  # noqa: E402
@@ -38,7 +39,7 @@ from zoo.types import Layout, Weights  # noqa: E402
 from zoo.zoo import Zoo  # noqa: E402
 
 STRENGTHS = (0.5, 1.0, 2.0)
-MOST = 100
+MOST = 80
 """Texts of a task that adapters are scored on."""
 STEPS = (2, 5, 10, 20)
 FEW = 5
@@ -52,7 +53,7 @@ def up_scaled(tensors: Mapping[str, Tensor], factor: float) -> dict[str, Tensor]
 
 
 def measure(method: str, generator: Generator, tasks: list[Given], encoder: TextEncoder, rows: Rows) -> list[float]:
-    """Scores at every strength, with and without texts, and for a junk description; seconds of one adapter each."""
+    """Scores at every strength, with texts, and for a junk description; seconds of one adapter each."""
     seconds: dict[str, list[float]] = {"labels": [], "texts": []}
     for given in tasks:
         label_only = replace(given.known, texts=())
@@ -62,17 +63,11 @@ def measure(method: str, generator: Generator, tasks: list[Given], encoder: Text
             condition = given.condition(known, encoder)
             one = generator.sample(condition, generator.layout_for(condition), 1, 0)[0]
             seconds.setdefault(row, []).append(time.perf_counter() - started)
-            for strength in STRENGTHS if row != "junk" else (1.0,):
+            for strength in STRENGTHS if row == "labels" else (1.0,):
                 tensors = up_scaled(one.tensors, strength)
                 found = scored(encoder, one.layout, tensors, given.known, given.texts, given.y)
                 rows.setdefault(f"{method} {row} {strength:g}", {})[given.name] = found
     return [round(sorted(seconds[row])[len(tasks) // 2], 3) for row in ("labels", "texts")]
-
-
-def gained(rows: Rows, row: str, metric: int = 0) -> float:
-    """Share of the way from the base to the task's own adapter, pooled."""
-    own = sum(rows["own"][task][metric] - rows["base"][task][metric] for task in rows[row])
-    return sum(one[metric] - rows["base"][task][metric] for task, one in rows[row].items()) / own
 
 
 def likelihood(
@@ -143,14 +138,15 @@ def main() -> None:
         done["finetuning"] = finetuning(members.layout, options.tasks, tasks[:FEW], encoder, rows)
     for method, _, folder in (one.partition("=") for one in options.generators):
         generator = load_generator(Path(folder))
-        about = {"seconds": measure(method, generator, tasks, encoder, rows)}
+        about: dict[str, Any] = {"seconds": measure(method, generator, tasks, encoder, rows)}
         about["parameters"] = read_history(Path(folder))["parameters"]
-        about["strength"] = max(STRENGTHS, key=lambda s: gained(rows, f"{method} labels {s:g}"))
+        gains = {s: gap({**rows, "oracle": rows["own"]}, f"{method} labels {s:g}", VALIDATION, 0) for s in STRENGTHS}
+        about["strength"] = max(STRENGTHS, key=lambda s: gains[s])
         if isinstance(generator, IGPG):
             about["words"] = likelihood(generator, members, tasks, encoder, rows)
         done["generators"][method] = about
         options.out.write_text(json.dumps({**done, "texts": MOST, "unlabelled": UNLABELLED}, indent=1))
-        print(method, about, {row: round(gained(rows, row), 3) for row in rows if row.startswith(method)})
+        print(method, about, gains)
 
 
 if __name__ == "__main__":

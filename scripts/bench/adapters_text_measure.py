@@ -44,9 +44,9 @@ from zoo.types import Layout  # noqa: E402
 
 UNLABELLED = 32
 SPARED = {
-    "mapper": ("_shuffled", "_rephrased", "_texts_junk"),
-    "d2nwg": ("_texts_shuffled",),
-    "igpg": ("_shuffled", "_rephrased", "_texts_junk"),
+    "mapper": ("_junk", "_shuffled", "_rephrased"),
+    "d2nwg": ("_texts_junk", "_texts_shuffled"),
+    "igpg": ("_texts_junk", "_shuffled", "_rephrased"),
 }
 """Controls that are not measured; each reads all test texts once more."""
 
