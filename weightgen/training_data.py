@@ -27,7 +27,7 @@ from zoo.zoo import Zoo
 
 RECONSTRUCTED = 256
 """Validation networks a layout that reconstruction is measured on."""
-ADAPTER_ROUNDS = 2
+ADAPTER_ROUNDS = 1
 """Draws of conditions that adapters are validated on: each runs the base model on all validation texts."""
 
 

@@ -42,7 +42,7 @@ STRENGTHS = (0.5, 1.0, 2.0)
 MOST = 80
 """Texts of a task that adapters are scored on."""
 STEPS = (2, 5, 10, 20)
-FEW = 5
+FEW = 3
 """Tasks that adapters are trained on, each with all its training texts."""
 Rows = dict[str, dict[str, list[float]]]
 

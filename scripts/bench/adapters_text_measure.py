@@ -43,12 +43,8 @@ from zoo.tasks import TRAIN  # noqa: E402
 from zoo.types import Layout  # noqa: E402
 
 UNLABELLED = 32
-SPARED = {
-    "mapper": ("_junk", "_shuffled", "_rephrased"),
-    "d2nwg": ("_texts_junk", "_texts_shuffled"),
-    "igpg": ("_texts_junk", "_shuffled", "_rephrased"),
-}
-"""Controls that are not measured; each reads all test texts once more."""
+ROWS = ("", "_texts", "_junk", "_shuffled", "_rephrased", "_texts_junk")
+"""What generators other than ``prototype`` are asked with; each reads all test texts once more."""
 
 
 def scores(found: Tensor, y: Tensor) -> list[float]:
@@ -142,29 +138,26 @@ def measure_prototype(generator: Prototype, given: Given, other: TaskText, encod
 
 
 def measure_other(
-    method: str, generator: Generator, given: Given, other: TaskText, encoder: TextEncoder
+    wanted: Sequence[str], generator: Generator, given: Given, other: TaskText, encoder: TextEncoder
 ) -> dict[str, list[float]]:
-    """Rows of another generator for one task, without and with unlabelled texts, and for other descriptions."""
+    """Rows of another generator for one task, by what it is asked with."""
     label_only, rows = replace(given.known, texts=()), {}
     asked = {
-        method: label_only,
-        f"{method}_junk": replace(label_only, description=JUNK),
-        f"{method}_shuffled": replace(label_only, description=other.description),
-        f"{method}_rephrased": replace(label_only, description=REPHRASED[given.name]),
-        f"{method}_texts": given.known,
-        f"{method}_texts_junk": replace(given.known, description=JUNK),
-        f"{method}_texts_shuffled": replace(given.known, description=other.description),
+        "": label_only,
+        "_texts": given.known,
+        "_junk": replace(label_only, description=JUNK),
+        "_shuffled": replace(label_only, description=other.description),
+        "_rephrased": replace(label_only, description=REPHRASED[given.name]),
+        "_texts_junk": replace(given.known, description=JUNK),
     }
-    for row, known in asked.items():
-        if row.endswith(SPARED.get(method, ())):
-            continue
-        condition = given.condition(known, encoder)
+    for row in wanted:
+        condition = given.condition(asked[row], encoder)
         weights = generator.sample(condition, generator.layout_for(condition), 1, 0)[0]
         rows[row] = scored(encoder, weights.layout, weights.tensors, given.known, given.texts, given.y)
     return rows
 
 
-def run(tasks: Path, folders: Mapping[str, Path], out: Path) -> None:
+def run(tasks: Path, folders: Mapping[str, Path], out: Path, asked: Sequence[str] = ROWS) -> None:
     """Measure on every test task what is not in the file yet."""
     done = json.loads(out.read_text()) if out.is_file() else {"generators": {}, "tasks": {}}
     choice = json.loads(CHOICE.read_text())["generators"] if CHOICE.is_file() else {}
@@ -181,7 +174,8 @@ def run(tasks: Path, folders: Mapping[str, Path], out: Path) -> None:
         done["generators"][method] = {**about, "config": history["identity"]["config"]}
         for number, name in enumerate(TEST):
             found = done["tasks"].setdefault(name, {"rows": {}})
-            if ("labels" if method == "prototype" else method) in found["rows"]:
+            wanted = ["labels"] if method == "prototype" else [method + row for row in asked]
+            if not (missing := [row for row in wanted if row not in found["rows"]]):
                 continue
             started, given = time.perf_counter(), Given(tasks, name)
             other = Given(tasks, TEST[(number + 3) % len(TEST)]).known
@@ -190,7 +184,9 @@ def run(tasks: Path, folders: Mapping[str, Path], out: Path) -> None:
                 found["rows"].update(result["rows"])
                 found["seconds"] = result["seconds"]
             else:
-                found["rows"].update(measure_other(method, generator, given, other, encoder))
+                rows = [row.removeprefix(method) for row in missing]
+                measured = measure_other(rows, generator, given, other, encoder)
+                found["rows"].update({method + row: one for row, one in measured.items()})
             side = out.with_suffix(".partial")
             side.write_text(json.dumps(done, indent=1))
             side.replace(out)
@@ -206,6 +202,7 @@ def main() -> None:
     parser.add_argument("--zoo", type=Path)
     parser.add_argument("--seeds", default="*", help="adapters of these seeds only")
     parser.add_argument("--generators", nargs="*", default=[], metavar="NAME=DIR")
+    parser.add_argument("--rows", nargs="*", default=ROWS, choices=ROWS, help="how generators are asked, see ROWS")
     parser.add_argument("--out", type=Path, default=RESULTS / "product.json")
     given = parser.parse_args()
     if given.what == "zoo":
@@ -213,7 +210,7 @@ def main() -> None:
     else:
         given.out.parent.mkdir(parents=True, exist_ok=True)
         folders = {name: Path(folder) for name, _, folder in (one.partition("=") for one in given.generators)}
-        run(given.tasks, folders, given.out)
+        run(given.tasks, folders, given.out, given.rows)
 
 
 if __name__ == "__main__":
