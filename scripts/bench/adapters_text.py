@@ -162,16 +162,16 @@ def cost(product: Mapping[str, Any]) -> str:
     parts = []
     for name, about in product["generators"].items():
         seconds = sum(stage["seconds"] for stage in about["stages"].values())
-        steps = ", ".join(f"{k} {v['steps']}" for k, v in about["config"]["stages"].items())
+        steps = ", ".join(f"{k} {v['steps']}" for k, v in about["config"]["stages"].items() if v["steps"])
         parts.append(
             f"{name}: {about['parameters'] / 1e6:.1f} M parameters, {seconds / 60:.0f} minutes ({steps} steps)"
         )
     times = {row: sorted(one["seconds"][row] for one in product["tasks"].values()) for row in ("labels", "texts")}
     middle = {row: values[len(values) // 2] for row, values in times.items()}
     return (
-        f"Training on one busy core: {'; '.join(parts)}. One adapter took {middle['labels']:.2f} s from label texts, "
-        f"{middle['texts']:.2f} s with 32 texts (medians, machine busy). Base and training on the task are those of "
-        "the study."
+        f"Training on one busy core: {'; '.join(parts)}. One adapter of prototype took {middle['labels']:.2f} s from "
+        f"label texts, {middle['texts']:.2f} s with 32 texts (medians, busy machine). Base and training on the "
+        "task are those of the study."
     )
 
 

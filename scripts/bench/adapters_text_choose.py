@@ -39,7 +39,7 @@ from zoo.types import Layout, Weights  # noqa: E402
 from zoo.zoo import Zoo  # noqa: E402
 
 STRENGTHS = (0.5, 1.0, 2.0)
-MOST = 80
+MOST = 60
 """Texts of a task that adapters are scored on."""
 STEPS = (2, 5, 10, 20)
 FEW = 3
