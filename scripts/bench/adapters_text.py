@@ -19,7 +19,7 @@ sys.path[0] = str(ROOT)
 
 from scripts.bench._page import put  # noqa: E402
 from scripts.bench.adapters_text_tasks import FAR, NEAR, TEST  # noqa: E402
-from scripts.bench.adapters_text_validation import Scores, gap, recalled, validation  # noqa: E402
+from scripts.bench.adapters_text_validation import Scores, gap, recalled, validation, words  # noqa: E402
 
 RESAMPLES = 4000
 
@@ -98,9 +98,13 @@ training, as they still were here); these are the figures after that.
 D2NWG, the mapper and IGPG learned from the same tasks and the adapters of one shared start, with their shipped
 configurations; for each the test tasks were opened once, everything chosen before on the validation tasks (below).
 
-### On the validation tasks: strength, cost, and what words keep
+### On the validation tasks: strength and cost
 
 {validation}
+
+### What words keep of an adapter
+
+{words}
 
 ### Texts of other tasks in place of unlabelled ones
 
@@ -179,8 +183,9 @@ def main() -> None:
     """Render the section."""
     study = json.loads((RESULTS / "study.json").read_text(encoding="utf-8"))
     product = json.loads((RESULTS / "product.json").read_text(encoding="utf-8"))
-    chosen, memory = (
-        json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8")) for name in ("validation", "recalled")
+    chosen, memory, kept = (
+        json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+        for name in ("validation", "recalled", "codec")
     )
     found: dict[str, dict[str, Sequence[float]]] = {row: study["rows"][row] for row in ("base", "oracle")}
     for task, one in product["tasks"].items():
@@ -195,6 +200,7 @@ def main() -> None:
         product=table(found, PRODUCT_ROWS, "static"),
         validation=validation(chosen),
         recalled=recalled(memory),
+        words=words(kept),
     )
     put("adapters_text", text)
     print(text)

@@ -26,6 +26,12 @@ COST = """- {name}: {millions:.1f} M parameters; one adapter takes {labels:.2f} 
   {with_texts:.2f} s with 32 texts (medians on one busy core, after loading); strength {strength:g}."""
 WORDS = """- IGPG writes {words} words an adapter, {bits_a_weight:.2f} bits a weight. Adapters of validation tasks cost
   {bits_a_word:.2f} bits a word; {uniform:.2f} if all words were equally likely."""
+KEPT = """The codec of IGPG is fitted to the adapters of the training tasks. Adapters of the validation tasks, written in
+its words and read again, close this share of the gap between the base and themselves as they were trained ({texts}
+texts a task):
+
+| codec | words an adapter | bits a weight | error | gap F1 | gap acc. |
+|---|---|---|---|---|---|"""
 RECALLED = """From label texts alone there are no texts to follow. Can texts of other tasks, those nearest to the
 labels, take their place? Over {tasks} training and validation tasks, each without the tasks of its
 family, in the space of the unadapted encoder (macro-F1 {base:.1f} %): gain of one step towards the texts.
@@ -62,6 +68,16 @@ def validation(found: Mapping[str, Any]) -> str:
         lines.append(COST.format(name=NAMES[method], **size, strength=about["strength"]))
         if words := about.get("words"):
             lines.append(WORDS.format(**words))
+    return "\n".join(lines)
+
+
+def words(found: Mapping[str, Any]) -> str:
+    """What the words of IGPG keep of adapters that they were not fitted to."""
+    rows: dict[str, Mapping[str, Sequence[float]]] = {**found["rows"], "oracle": found["rows"]["own"]}
+    lines = [KEPT.format(texts=found["texts"])]
+    for name, about in found["codecs"].items():
+        gaps = [f"{gap(rows, name, list(rows['base']), metric):+.2f}" for metric in (0, 1)]
+        lines.append(f"| {name} | {about['words']} | {about['bits']:.2f} | {about['error']:.2f} | {' | '.join(gaps)} |")
     return "\n".join(lines)
 
 
