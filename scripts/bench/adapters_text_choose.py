@@ -38,7 +38,7 @@ from zoo.tasks import TRAIN, VAL  # noqa: E402
 from zoo.types import Layout, Weights  # noqa: E402
 from zoo.zoo import Zoo  # noqa: E402
 
-STRENGTHS = (0.5, 1.0, 2.0)
+STRENGTHS = (0.25, 0.5, 1.0)
 MOST = 60
 """Texts of a task that adapters are scored on."""
 STEPS = (2, 5, 10, 20)

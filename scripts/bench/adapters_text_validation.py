@@ -9,9 +9,9 @@ Scores = Mapping[str, Mapping[str, Sequence[float]]]
 
 NAMES = {"mapper": "mapper", "d2nwg": "D2NWG", "igpg": "IGPG"}
 ROWS = {
+    "labels 0.25": "label texts, a quarter of the strength",
     "labels 0.5": "label texts, half strength",
     "labels 1": "label texts",
-    "labels 2": "label texts, twice the strength",
     "junk 1": "label texts, the description is junk",
     "texts 1": "32 unlabelled texts too",
     "codec": "the task's own adapter through the codec",
@@ -26,8 +26,8 @@ COST = """- {name}: {millions:.1f} M parameters; one adapter takes {labels:.2f} 
   {with_texts:.2f} s with 32 texts (medians on one busy core, after loading); strength {strength:g}."""
 WORDS = """- IGPG writes {words} words an adapter, {bits_a_weight:.2f} bits a weight. Adapters of validation tasks cost
   {bits_a_word:.2f} bits a word; {uniform:.2f} if all words were equally likely."""
-KEPT = """The codec of IGPG is fitted to the adapters of the training tasks. Adapters of the validation tasks, written in
-its words and read again, close this share of the gap between the base and themselves as they were trained ({texts}
+KEPT = """The codec of IGPG is fitted to the adapters of the training tasks. Adapters of the validation tasks, written
+in its words and read again, close this share of the gap between the base and themselves as they were trained ({texts}
 texts a task):
 
 | codec | words an adapter | bits a weight | error | gap F1 | gap acc. |
