@@ -41,7 +41,7 @@ from zoo.zoo import Zoo  # noqa: E402
 STRENGTHS = (0.25, 0.5, 1.0)
 MOST = 60
 """Texts of a task that adapters are scored on."""
-STEPS = (2, 5, 10, 20)
+STEPS = (2, 5, 10)
 FEW = 3
 """Tasks that adapters are trained on, each with all its training texts."""
 Rows = dict[str, dict[str, list[float]]]
@@ -135,6 +135,7 @@ def main() -> None:
             for row, tensors in (("base", nothing), ("own", own)):
                 found = scored(encoder, members.layout, tensors, given.known, given.texts, given.y)
                 rows.setdefault(row, {})[given.name] = found
+    if "finetuning" not in done:
         done["finetuning"] = finetuning(members.layout, options.tasks, tasks[:FEW], encoder, rows)
     for method, _, folder in (one.partition("=") for one in options.generators):
         generator = load_generator(Path(folder))
