@@ -71,9 +71,10 @@ tasks (8 near the training tasks, 6 far), 34 training tasks, 13 for validation; 
 the share of the way from the base to training on the task, pooled over tasks: sum of gains by sum of gaps. Intervals
 are 95 %, from {resamples} paired resamples of the tasks. How the generator works: [adapters.md](adapters.md).
 
-In short: 32 unlabelled texts are a gain in F1; label texts alone are no better than the static adapter at half
-strength; the description itself does nothing, matched equals junk. The target of ten points above the best blind
-rival is missed from label texts and with 32 texts.
+In short: 32 unlabelled texts are a gain in F1 for `prototype`; label texts alone are no better than the static adapter
+at half strength; the description itself does nothing, matched equals junk. D2NWG, the mapper and IGPG stay below the
+static adapter, and unlabelled texts change little for them. The target of ten points above the best blind rival is
+missed from label texts and with 32 texts.
 
 ### The study that `prototype` was taken from
 
@@ -96,7 +97,8 @@ training, as they still were here); these are the figures after that.
 {product}
 
 D2NWG, the mapper and IGPG learned from the same tasks and the adapters of one shared start, with their shipped
-configurations; for each the test tasks were opened once, everything chosen before on the validation tasks (below).
+configurations, one seed each; for each the test tasks were opened once, everything chosen before on the validation
+tasks (below). Training is short, for they were trained on a crowded machine; longer training is not measured.
 
 ### On the validation tasks: strength and cost
 
