@@ -139,6 +139,7 @@ def main() -> None:
         done["finetuning"] = finetuning(members.layout, options.tasks, tasks[:FEW], encoder, rows)
     for method, _, folder in (one.partition("=") for one in options.generators):
         generator = load_generator(Path(folder))
+        generator.config = generator.config.model_copy(update={"strength": 1.0})
         about: dict[str, Any] = {"seconds": measure(method, generator, tasks, encoder, rows)}
         about["parameters"] = read_history(Path(folder))["parameters"]
         gains = {s: gap({**rows, "oracle": rows["own"]}, f"{method} labels {s:g}", VALIDATION, 0) for s in STRENGTHS}

@@ -47,7 +47,8 @@ def main() -> None:
     tokenizer = Tokenizer.fit(train.weights(), WIDTH)
     mask, position = tokenizer.template(train.layout)
     values, own = (tokenizer.values(members.tensors, members.layout) for members in (train, held))
-    sizes = (*((position.amax(0) + 1)[:1].tolist()), len(tokenizer.roles), *((position.amax(0) + 1)[2:].tolist()))
+    layers, _, many, chunks = (position.amax(0) + 1).tolist()
+    sizes = (layers, len(tokenizer.roles), many, chunks)
     adapters, about = {"base": torch.zeros_like(own), "own": own}, {}
     for name, config in CODECS.items():
         torch.manual_seed(0)
