@@ -72,9 +72,9 @@ the share of the way from the base to training on the task, pooled over tasks: s
 are 95 %, from {resamples} paired resamples of the tasks. How the generator works: [adapters.md](adapters.md).
 
 In short: 32 unlabelled texts are a gain in F1 for `prototype`; label texts alone are no better than the static adapter
-at half strength; the description itself does nothing, matched equals junk. D2NWG, the mapper and IGPG stay below the
-static adapter, and unlabelled texts change little for them. The target of ten points above the best blind rival is
-missed from label texts and with 32 texts.
+at half strength; the description itself does nothing, matched equals junk. D2NWG and the mapper stay below the
+static adapter, and unlabelled texts change nothing for them; IGPG gains nothing on the validation tasks. The target of
+ten points above the best blind rival is missed from label texts and with 32 texts.
 
 ### The study that `prototype` was taken from
 
