@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
-import warnings
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +12,7 @@ import torch
 from transformers import AutoModel
 
 from tests.fixtures import LATENT
-from tests.text_world import make_encoder
+from tests.text_world import make_encoder, with_peft
 from weightgen import jobs
 from weightgen.generate.task import given_task
 from weightgen.generators import GeneratorConfig
@@ -28,14 +26,6 @@ from zoo.errors import BadArtefact, UsageError
 from zoo.zoo import Zoo
 
 CONFIGS = Path(__file__).parent.parent / "configs"
-
-
-def with_peft(model: Any, folder: Path) -> Any:
-    from peft import PeftModel
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        return PeftModel.from_pretrained(model, str(folder)).eval()
 
 
 def lora_config(name: str, encoder: Path, *overrides: str) -> GeneratorConfig:

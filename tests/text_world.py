@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -38,6 +40,15 @@ def make_encoder(folder: Path) -> Path:
         torch.manual_seed(0)
         BertModel(config).save_pretrained(folder)
     return folder
+
+
+def with_peft(model: Any, folder: Path) -> Any:
+    """A base model under an adapter, as PEFT loads it."""
+    from peft import PeftModel
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        return PeftModel.from_pretrained(model, str(folder)).eval()
 
 
 def make_task(name: str, folder: Path) -> Path:

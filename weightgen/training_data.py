@@ -30,6 +30,8 @@ from zoo.zoo import Zoo
 
 RECONSTRUCTED = 256
 """Validation networks a layout that reconstruction is measured on."""
+ADAPTER_ROUNDS = 1
+"""Draws of conditions that adapters are validated on: each runs the base model on all validation texts."""
 
 
 def _tasks_of(zoo: Zoo, members: Members) -> tuple[list[Task], Int[Tensor, " n"]]:
@@ -179,6 +181,8 @@ class TrainingData:
             tensors = self.problem.tokenizer.tensors(values, layout)
             renamed = rename_outputs(tensors, family(architecture).outputs(architecture), order)
             values = self.problem.tokenizer.values(renamed, layout)
+        if self.config.some_labels and stage.queries:
+            order = subject.some_labels(task, generator)
         condition = queries = None
         if stage.condition:
             condition = subject.condition(task, self.config.shots, generator, order)
@@ -217,13 +221,14 @@ class TrainingData:
                 scores += self._scores(held, generator.reconstruct(values, layout), task_of)
                 continue
             tasks = torch.arange(len(held.val.tasks))
-            for i in range(rounds):
+            for i in range(min(rounds, ADAPTER_ROUNDS) if layout.kind == "lora" else rounds):
                 rng = torch.Generator().manual_seed(seed_of(self.config.seed, "validate", i))
                 if generator.learns_from == "texts":
                     scores += [self._own_score(held, generator, task, rng) for task in tasks.split(1)]
                     continue
                 condition = held.support.condition(tasks, self.config.shots, rng)
-                scores += self._scores(held, generator.write(condition, layout, rng), tasks)
+                written = generator.strengthened(generator.write(condition, layout, rng), layout)
+                scores += self._scores(held, written, tasks)
         return sum(scores) / len(scores)
 
     @torch.no_grad()

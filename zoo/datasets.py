@@ -59,6 +59,9 @@ class Members:
 def load_groups(zoo: Zoo, split: str, *, without: Collection[str] = ()) -> list[Members]:
     """Read all weights of a split, those of one layout together.
 
+    Layouts that differ only in what their kind says does not change the function (the order in which an adapter lists
+    its modules, say) count as one: the first of them by fingerprint, over all splits of the zoo.
+
     Args:
         zoo: where from.
         split: ``"train"``, ``"val"`` or ``"test"``.
@@ -73,16 +76,28 @@ def load_groups(zoo: Zoo, split: str, *, without: Collection[str] = ()) -> list[
     records = [record for record in zoo.records(split=split) if record.task not in without]
     if not records:
         raise BadArtefact(f"the zoo {zoo.path} has no networks in the split {split!r}", "build or collect some first")
+    layouts: dict[str, Layout] = {}
+    for record in zoo.records():
+        first = layouts.setdefault(_function_of(record.layout), record.layout)
+        if record.layout.fingerprint < first.fingerprint:
+            layouts[_function_of(record.layout)] = record.layout
     groups: dict[str, list[Record]] = {}
     for record in records:
-        groups.setdefault(record.layout.fingerprint, []).append(record)
-    return [_members(zoo, groups[key]) for key in sorted(groups)]
+        groups.setdefault(layouts[_function_of(record.layout)].fingerprint, []).append(record)
+    by_fingerprint = {layout.fingerprint: layout for layout in layouts.values()}
+    return [_members(zoo, groups[key], by_fingerprint[key]) for key in sorted(groups)]
 
 
-def _members(zoo: Zoo, records: Sequence[Record]) -> Members:
+def _function_of(layout: Layout) -> str:
+    """Equal for layouts whose networks differ in their tensors only."""
+    config = kinds.get(layout.kind).function_config(layout)
+    return replace(layout, config=config).fingerprint
+
+
+def _members(zoo: Zoo, records: Sequence[Record], layout: Layout) -> Members:
     networks = [zoo.weights(record).tensors for record in records]
-    stacked = {name: torch.stack([network[name] for network in networks]) for name in networks[0]}
-    return Members(records[0].layout, tuple(records), stacked)
+    stacked = {spec.name: torch.stack([network[spec.name] for network in networks]) for spec in layout.tensors}
+    return Members(layout, tuple(records), stacked)
 
 
 def load_members(zoo: Zoo, split: str) -> Members:

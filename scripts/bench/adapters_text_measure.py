@@ -1,8 +1,10 @@
 """Measures generators of adapters on the test tasks of the study, one task after the other, resumable.
 
     python scripts/bench/adapters_text_measure.py zoo --tasks DIR --adapters DIR --zoo DIR
-    weightgen train configs/prototype-lora.yaml --zoo DIR --out DIR          (likewise mapper-lora and d2nwg-lora)
-    python scripts/bench/adapters_text_measure.py run --tasks DIR --generators prototype=DIR mapper=DIR d2nwg=DIR
+    weightgen train configs/prototype-lora.yaml --zoo DIR --out DIR    (likewise mapper-, d2nwg- and igpg-lora, on a
+                                                                        zoo of one shared start: --seeds 0)
+    python scripts/bench/adapters_text_choose.py ...                   (strengths, on the validation tasks)
+    python scripts/bench/adapters_text_measure.py run --tasks DIR --generators prototype=DIR mapper=DIR d2nwg=DIR ...
 
 The zoo holds training and validation tasks only. Encoders run in bfloat16. ``adapters_text.py`` renders the result.
 """
@@ -23,6 +25,7 @@ from torch import Tensor
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "docs" / "results" / "adapters_text"
+CHOICE = RESULTS / "validation.json"
 sys.path[0] = str(ROOT)
 
 from scripts.bench.adapters_text_tasks import JUNK, REPHRASED, TEST, load, make_zoo  # noqa: E402
@@ -40,6 +43,8 @@ from zoo.tasks import TRAIN  # noqa: E402
 from zoo.types import Layout  # noqa: E402
 
 UNLABELLED = 32
+ROWS = ("", "_texts", "_junk", "_shuffled", "_rephrased", "_texts_junk")
+"""What generators other than ``prototype`` are asked with; each reads all test texts once more."""
 
 
 def scores(found: Tensor, y: Tensor) -> list[float]:
@@ -108,11 +113,12 @@ def scored(
 
 
 class Given:
-    """A test task: what a generator may know, and the test part."""
+    """A held-out task: what a generator may know, and the part that adapters are scored on."""
 
-    def __init__(self, tasks: Path, name: str) -> None:
+    def __init__(self, tasks: Path, name: str, part: int = TEST_PART, most: int | None = None) -> None:
         self.name, read = name, load(tasks, name)
-        self.texts, self.y = read.select(TEST_PART)
+        texts, y = read.select(part)
+        self.texts, self.y = texts[:most], y[:most]
         self.known = TaskText(read.description, read.label_texts, tuple(read.select(TRAIN)[0][:UNLABELLED]))
 
     def condition(self, known: TaskText, encoder: TextEncoder) -> Condition:
@@ -131,23 +137,36 @@ def measure_prototype(generator: Prototype, given: Given, other: TaskText, encod
     return result
 
 
-def measure_other(method: str, generator: Generator, given: Given, encoder: TextEncoder) -> dict[str, list[float]]:
-    """Rows of another generator for one task, without and with unlabelled texts."""
-    rows = {}
-    for row, known in ((method, replace(given.known, texts=())), (f"{method}_texts", given.known)):
-        condition = given.condition(known, encoder)
+def measure_other(
+    wanted: Sequence[str], generator: Generator, given: Given, other: TaskText, encoder: TextEncoder
+) -> dict[str, list[float]]:
+    """Rows of another generator for one task, by what it is asked with."""
+    label_only, rows = replace(given.known, texts=()), {}
+    asked = {
+        "": label_only,
+        "_texts": given.known,
+        "_junk": replace(label_only, description=JUNK),
+        "_shuffled": replace(label_only, description=other.description),
+        "_rephrased": replace(label_only, description=REPHRASED[given.name]),
+        "_texts_junk": replace(given.known, description=JUNK),
+    }
+    for row in wanted:
+        condition = given.condition(asked[row], encoder)
         weights = generator.sample(condition, generator.layout_for(condition), 1, 0)[0]
         rows[row] = scored(encoder, weights.layout, weights.tensors, given.known, given.texts, given.y)
     return rows
 
 
-def run(tasks: Path, folders: Mapping[str, Path], out: Path) -> None:
+def run(tasks: Path, folders: Mapping[str, Path], out: Path, asked: Sequence[str] = ROWS) -> None:
     """Measure on every test task what is not in the file yet."""
     done = json.loads(out.read_text()) if out.is_file() else {"generators": {}, "tasks": {}}
+    choice = json.loads(CHOICE.read_text())["generators"] if CHOICE.is_file() else {}
     encoder = TextEncoder(EncoderConfig())
     for method, folder in folders.items():
         history, generator = read_history(folder), load_generator(folder)
         generator.attach(encoder)
+        if chosen := choice.get(method):
+            generator.config = generator.config.model_copy(update={"strength": chosen["strength"]})
         if overlap := set(TEST) & set(history["train_tasks"]):
             sys.exit(f"error: {folder} was trained on the test tasks {', '.join(sorted(overlap))}")
         stages = {name: {k: v for k, v in stage.items() if k != "log"} for name, stage in history["stages"].items()}
@@ -155,16 +174,19 @@ def run(tasks: Path, folders: Mapping[str, Path], out: Path) -> None:
         done["generators"][method] = {**about, "config": history["identity"]["config"]}
         for number, name in enumerate(TEST):
             found = done["tasks"].setdefault(name, {"rows": {}})
-            if ("labels" if method == "prototype" else method) in found["rows"]:
+            wanted = ["labels"] if method == "prototype" else [method + row for row in asked]
+            if not (missing := [row for row in wanted if row not in found["rows"]]):
                 continue
             started, given = time.perf_counter(), Given(tasks, name)
+            other = Given(tasks, TEST[(number + 3) % len(TEST)]).known
             if isinstance(generator, Prototype):
-                other = Given(tasks, TEST[(number + 3) % len(TEST)]).known
                 result = measure_prototype(generator, given, other, encoder)
                 found["rows"].update(result["rows"])
                 found["seconds"] = result["seconds"]
             else:
-                found["rows"].update(measure_other(method, generator, given, encoder))
+                rows = [row.removeprefix(method) for row in missing]
+                measured = measure_other(rows, generator, given, other, encoder)
+                found["rows"].update({method + row: one for row, one in measured.items()})
             side = out.with_suffix(".partial")
             side.write_text(json.dumps(done, indent=1))
             side.replace(out)
@@ -178,15 +200,17 @@ def main() -> None:
     parser.add_argument("--tasks", type=Path, required=True)
     parser.add_argument("--adapters", type=Path)
     parser.add_argument("--zoo", type=Path)
+    parser.add_argument("--seeds", default="*", help="adapters of these seeds only")
     parser.add_argument("--generators", nargs="*", default=[], metavar="NAME=DIR")
+    parser.add_argument("--rows", nargs="*", default=ROWS, choices=ROWS, help="how generators are asked, see ROWS")
     parser.add_argument("--out", type=Path, default=RESULTS / "product.json")
     given = parser.parse_args()
     if given.what == "zoo":
-        make_zoo(given.tasks, given.adapters, given.zoo)
+        make_zoo(given.tasks, given.adapters, given.zoo, given.seeds)
     else:
         given.out.parent.mkdir(parents=True, exist_ok=True)
         folders = {name: Path(folder) for name, _, folder in (one.partition("=") for one in given.generators)}
-        run(given.tasks, folders, given.out)
+        run(given.tasks, folders, given.out, given.rows)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import torch
 
 from zoo import kinds
 from zoo.build.text_tasks import TextTask, load_text_task
-from zoo.tasks import TRAIN
+from zoo.tasks import TRAIN, VAL
 from zoo.types import Task
 from zoo.zoo import Zoo
 
@@ -27,6 +27,8 @@ FAR = ("ag_news", "atis", "asdiv_type", "svamp_operation", "subj", "prompt_injec
 TEST = (*NEAR, *FAR)
 MOST = 1000
 """Training texts of a task that are kept."""
+MOST_VALIDATION = 96
+"""Validation texts of a validation task that are kept: every stage of training scores adapters on half of them."""
 
 REPHRASED = {
     "clinc_work": "What employees ask a digital helper regarding their job: pay, holidays, taxes, meetings, insurance.",
@@ -52,7 +54,7 @@ def load(tasks: Path, name: str) -> TextTask:
     return load_text_task(tasks / f"{name}.json.gz", 0.15, 0)
 
 
-def make_zoo(tasks: Path, adapters: Path, out: Path) -> Path:
+def make_zoo(tasks: Path, adapters: Path, out: Path, seeds: str = "*") -> Path:
     """A zoo of the training and validation tasks with the adapters that exist for them.
 
     Training texts that occur in a held-out task are left out. The test tasks are not part of it.
@@ -61,6 +63,7 @@ def make_zoo(tasks: Path, adapters: Path, out: Path) -> Path:
         tasks: folder of task files with an index.
         adapters: folder of PEFT folders ``TASK--seedK``.
         out: folder of the zoo; nothing is done if it is complete.
+        seeds: pattern of the numbers K that are taken.
     """
     names = [entry["name"] for entry in json.loads((tasks / "index.json").read_text(encoding="utf-8"))]
     held = {_plain(text) for name in (*VALIDATION, *TEST) for text in load(tasks, name).texts}
@@ -70,11 +73,11 @@ def make_zoo(tasks: Path, adapters: Path, out: Path) -> Path:
                 continue
             split = "val" if name in VALIDATION else "train"
             task = load(tasks, name)
-            task = task if split == "val" else _without(task, held)
+            task = _few(task) if split == "val" else _without(task, held)
             zoo.put_dataset(name, task.tensors(), description=task.description, license=task.license)
             classes = tuple(range(len(task.label_names)))
             zoo.put_tasks([Task(name, task.description, name, classes, task.class_names, split)])
-            for folder in sorted(adapters.glob(f"{name}--seed*")):
+            for folder in sorted(adapters.glob(f"{name}--seed{seeds}")):
                 found = kinds.get("lora").read(folder)
                 zoo.add(
                     found.weights,
@@ -100,5 +103,14 @@ def _without(task: TextTask, held: set[str]) -> TextTask:
                 continue
             seen += 1
         keep.append(i)
-    rows = torch.tensor(keep)
+    return _only(task, torch.tensor(keep))
+
+
+def _few(task: TextTask) -> TextTask:
+    number = (task.part == VAL).cumsum(0)
+    return _only(task, ((task.part != VAL) | (number <= MOST_VALIDATION)).nonzero()[:, 0])
+
+
+def _only(task: TextTask, rows: torch.Tensor) -> TextTask:
+    keep = rows.tolist()
     return replace(task, texts=tuple(task.texts[i] for i in keep), y=task.y[rows], part=task.part[rows])

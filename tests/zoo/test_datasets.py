@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from zoo.datasets import ExampleBank, Examples, bank_of, load_members, reference_of
+from tests.zoo.samples import adapter
+from zoo.datasets import ExampleBank, Examples, bank_of, load_groups, load_members, reference_of
 from zoo.errors import BadArtefact, UsageError
 from zoo.kinds.dense import from_state_dict
 from zoo.networks import architecture_of, logits_many
@@ -194,6 +195,22 @@ def test_a_zoo_that_cannot_be_stacked_is_refused(tmp_path: Path) -> None:
             zoo.add(from_state_dict({"a.weight": torch.randn(size, size)}), split="train")
         with pytest.raises(BadArtefact, match="holds 2 layouts"):
             load_members(zoo, "train")
+
+
+def test_the_order_in_which_an_adapter_lists_its_modules_is_no_layout(tmp_path: Path) -> None:
+    listed, turned = {"target_modules": ["query", "value"]}, {"target_modules": ["value", "query"]}
+    with Zoo.open(tmp_path / "zoo", create=True) as zoo:
+        for seed, (split, config) in enumerate(
+            (("train", listed), ("train", turned), ("val", turned), ("val", {**turned, "lora_alpha": 99}))
+        ):
+            zoo.add(adapter(seed, **config), split=split, task=str(seed))
+        (train,), val = load_groups(zoo, "train"), load_groups(zoo, "val")
+    assert len(train) == 2
+    assert [len(one) for one in val] == [1, 1], "another scale is another function"
+    assert train.layout.fingerprint in {one.layout.fingerprint for one in val}
+    for i, record in enumerate(train.records):
+        wanted = adapter(int(record.task or -1)).tensors
+        assert all(value.equal(wanted[name]) for name, value in train.one(i).items())
 
 
 def test_tasks_of_several_data_sets_share_a_bank(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from zoo.build.encoder import TextEncoder
 from zoo.config import StrictConfig
 from zoo.errors import UsageError
 from zoo.networks import architecture_of, takes
-from zoo.tokens import Tokenizer
+from zoo.tokens import UP_PROJECTIONS, Tokenizer
 from zoo.types import Layout, Weights
 
 
@@ -63,6 +63,8 @@ class GeneratorConfig(StrictConfig):
     shots: int = Field(default=10, ge=1, description="examples a class that a condition holds while training")
     augment: AugmentConfig = AugmentConfig()
     rename_classes: bool = Field(default=True, description="train on random orders of the classes of every task")
+    some_labels: bool = Field(default=False, description="of a text task: the behavioural stage draws new ones from it")
+    strength: float = Field(default=1.0, ge=0, description="share of the update of an adapter that is written")
 
 
 @dataclass(frozen=True)
@@ -311,6 +313,15 @@ class Generator(nn.Module, abc.ABC):
                 return form.input_shape
         return None
 
+    def strengthened(self, values: Float[Tensor, "*b t d"], layout: Layout) -> Float[Tensor, "*b t d"]:
+        """Tokens of adapters with the share of the update that the config says; of networks as they are."""
+        if self.config.strength == 1:
+            return values
+        roles = self.problem.tokenizer.roles
+        up = torch.tensor([role in UP_PROJECTIONS for role in roles], device=values.device)
+        here = up[self.frame(layout).position[:, 1]]
+        return torch.where(here[:, None], values * self.config.strength, values)
+
     @torch.no_grad()
     def networks(self, condition: Condition, layout: Layout, seed: int, candidates: int = 1) -> dict[str, Tensor]:
         """Generate networks for a batch of tasks.
@@ -325,7 +336,7 @@ class Generator(nn.Module, abc.ABC):
             State dict whose values have the leading axes ``b`` and ``candidates``.
         """
         generator = torch.Generator().manual_seed(seed)
-        values = self.write(condition.repeat(candidates), layout, generator)
+        values = self.strengthened(self.write(condition.repeat(candidates), layout, generator), layout)
         values = values.unflatten(0, (len(condition), candidates))
         return self.problem.tokenizer.tensors(values, layout)
 

@@ -30,6 +30,10 @@ class Subject(abc.ABC):
     def classes(self) -> int | None:
         """Number of classes, if it is the same in all tasks and the order of the classes may be changed."""
 
+    def some_labels(self, tasks: Int[Tensor, " b"], generator: torch.Generator) -> Int[Tensor, "b c"] | None:
+        """Some classes of each task, as ``order`` of ``condition`` and ``queries``, where a task may have fewer."""
+        return None
+
     @abc.abstractmethod
     def condition(
         self,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from weightgen.adapted import AdaptedEncoder
 from weightgen.subjects import Subject
@@ -23,6 +23,8 @@ MOST_LABELS = 12
 """Labels a task that a training step looks at."""
 KEPT = 64
 """Texts a task that conditions are drawn from."""
+FEWEST_LABELS = 2
+NO_LABEL = -1
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,11 +82,13 @@ class TextQueries(Queries):
     y: Sequence[Int[Tensor, " q"]]
 
     def loss(self, tensors: Mapping[str, Tensor]) -> Float[Tensor, " b"]:
-        """Cross-entropy of scaled cosines, in units of that of guessing."""
+        """Cross-entropy of scaled cosines, in units of that of guessing; the encoder computes in bfloat16."""
         losses = []
         for i, (texts, labels, y) in enumerate(zip(self.texts, self.labels, self.y, strict=True)):
-            found = self.encoder.embed([*texts, *labels], {name: value[i] for name, value in tensors.items()})
-            logits = self.encoder.encoder.config.scale * found[: len(texts)] @ found[len(texts) :].T
+            own = {name: value[i] for name, value in tensors.items()}
+            with torch.autocast("cpu", torch.bfloat16):
+                x, prototypes = (self.encoder.embed(some, own) for some in (texts, labels))
+            logits = self.encoder.encoder.config.scale * x @ prototypes.T
             losses.append(F.cross_entropy(logits, y) / torch.tensor(float(len(labels))).log())
         return torch.stack(losses)
 
@@ -117,6 +121,19 @@ class TextSubject(Subject):
         """The order of labels means nothing to an adapter."""
         return None
 
+    def some_labels(self, tasks: Int[Tensor, " b"], generator: torch.Generator) -> Int[Tensor, "b c"]:
+        """Some labels of each task, at least two that occur: a new task, as ``order`` of ``condition`` and ``queries``.
+
+        Rows are filled up with ``NO_LABEL``.
+        """
+        rows = []
+        for one in (self.data[i] for i in tasks.tolist()):
+            occurring = one.y[: len(one.vectors["texts"])].unique()
+            most = min(len(occurring), MOST_LABELS)
+            count = int(torch.randint(min(FEWEST_LABELS, most), most + 1, (), generator=generator))
+            rows.append(occurring[torch.randperm(len(occurring), generator=generator)[:count]])
+        return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=NO_LABEL)
+
     def condition(
         self,
         tasks: Int[Tensor, " b"],
@@ -124,17 +141,31 @@ class TextSubject(Subject):
         generator: torch.Generator,
         order: Int[Tensor, "b c"] | None = None,
     ) -> Condition:
-        """Description, label texts and unlabelled texts; ``shots`` texts a task, in place of a class."""
+        """Description, label texts and unlabelled texts; ``shots`` texts a task, in place of a class.
+
+        With ``order``, see ``some_labels``, as if a task had these labels only.
+        """
         chosen = [self.data[i] for i in tasks.tolist()]
-        texts, words = [], []
-        for one in chosen:
-            known = one.vectors["texts"]
-            rows = torch.randperm(len(known), generator=generator)[:shots]
+        texts, labels, words = [], [], []
+        for i, one in enumerate(chosen):
+            known, here = one.vectors["texts"], torch.arange(len(one.labels))
+            rows = torch.randperm(len(known), generator=generator)
+            if order is not None:
+                here = order[i][order[i] != NO_LABEL]
+                rows = rows[torch.isin(one.y[rows], here)]
+            rows = rows[:shots]
             texts.append(known[rows])
-            words.append(replace(one.text, texts=tuple(one.text.texts[i] for i in rows.tolist() if one.text.texts)))
+            labels.append(one.vectors["labels"][here])
+            words.append(
+                TaskText(
+                    one.text.description,
+                    tuple(one.text.labels[k] for k in here.tolist()),
+                    tuple(one.text.texts[k] for k in rows.tolist() if one.text.texts),
+                )
+            )
         return Condition(
             description=padded([one.vectors["description"] for one in chosen]),
-            labels=padded([one.vectors["labels"] for one in chosen]),
+            labels=padded(labels),
             texts=padded(texts),
             words=tuple(words),
         )
@@ -146,10 +177,10 @@ class TextSubject(Subject):
         generator: torch.Generator,
         order: Int[Tensor, "b c"] | None = None,
     ) -> TextQueries:
-        """Labelled texts of up to ``MOST_LABELS`` random labels of each task, labels evenly."""
+        """Labelled texts of the labels in ``order``, or of up to ``MOST_LABELS`` random ones, labels evenly."""
         texts, labels, answers = [], [], []
-        for one in (self.data[i] for i in tasks.tolist()):
-            occurring = one.y.unique()
+        for number, one in enumerate(self.data[i] for i in tasks.tolist()):
+            occurring = one.y.unique() if order is None else order[number][order[number] != NO_LABEL]
             chosen = occurring[torch.randperm(len(occurring), generator=generator)[:MOST_LABELS]]
             y = torch.randint(len(chosen), (count,), generator=generator)
             rows = []
@@ -175,17 +206,18 @@ class TextSubject(Subject):
 
     @torch.no_grad()
     def score(self, tensors: Mapping[str, Tensor], task: int) -> Float[Tensor, " m"]:
-        """Macro-F1 over the labels that occur."""
+        """Macro-F1 over the labels that occur; the encoder computes in bfloat16."""
         one = self.data[task]
         return torch.stack([self._f1(one, {k: v[i] for k, v in tensors.items()}) for i in range(_count(tensors))])
 
     def _f1(self, one: TextData, tensors: Mapping[str, Tensor], batch: int = 64) -> Float[Tensor, ""]:
         order = sorted(range(len(one.tokens)), key=lambda i: len(one.tokens[i]))
-        labels = self.encoder.embed(one.labels, tensors)
         found = torch.empty(len(order), dtype=torch.long)
-        for start in range(0, len(order), batch):
-            rows = order[start : start + batch]
-            found[rows] = (self.encoder.embed([one.tokens[i] for i in rows], tensors) @ labels.T).argmax(1)
+        with torch.autocast("cpu", torch.bfloat16), self.encoder.applied(tensors):
+            labels = self.encoder.encoder.embed(one.labels)
+            for start in range(0, len(order), batch):
+                rows = order[start : start + batch]
+                found[rows] = (self.encoder.encoder.embed([one.tokens[i] for i in rows]) @ labels.T).argmax(1)
         f1 = []
         for label in one.y.unique():
             right = ((found == label) & (one.y == label)).sum()
