@@ -33,7 +33,16 @@ LAYERS = (
         "console",
         "server",
     },
-    {"jobs", "large_jobs", "generate_jobs", "kit_jobs", "solve", "solve_jobs", "leaderboard_jobs"},
+    {
+        "jobs",
+        "large_jobs",
+        "generate_jobs",
+        "kit_jobs",
+        "solve",
+        "solve_jobs",
+        "solve_network_jobs",
+        "leaderboard_jobs",
+    },
     {"generate", "evaluate", "evaluate_files", "lm_evaluation", "decode_jobs", "compose_jobs", "retrieve_jobs"},
     {
         "train",
