@@ -52,11 +52,11 @@ CHOICE = """
 ### The choice against the oracle's
 
 {held} whole tasks ({tasks}),
-in the order in which the study of adapters from words chose on them, as many as there was time for: neither its adapter
-for all tasks nor any adapter that may be chosen was trained on them. Retrieval chooses one of {others} adapters of other
-tasks and runs none. Accuracy in % on up to {examples} test examples, mean over tasks. *Oracle*: the best adapter on the one
-half of these examples, scored on the other half, and the reverse; *in hindsight*: the best on all of them, which is too
-good. {seconds:.0f} s of one core for everything.
+those that the study of adapters from words chose on, as many as there was time for, in its order: neither its adapter
+for all tasks nor any adapter that may be chosen was trained on them. Retrieval chooses one of {others} adapters of
+other tasks and runs none. Accuracy in % on up to {examples} test examples, mean over tasks. *Oracle*: the best adapter
+on the one half of these examples, scored on the other half, and the reverse; *in hindsight*: the best on all of them,
+which is too good. {seconds:.0f} s of one core for everything.
 
 {choice}
 
@@ -199,4 +199,5 @@ def _verdict(tasks: Mapping[str, Mapping[str, Any]], found: Mapping[str, Mapping
         used = [(_first(one, how) if sure[task] >= EVEN else one["base"])["accuracy"] for task, one in tasks.items()]
         advised = sum(sure[task] < EVEN for task in tasks)
         parts.append(f"{name}: {100 * sum(used) / len(used):.1f} (base advised on {advised} of {len(tasks)})")
-    return f"Following the advice at a probability of one half, accuracy by\n{';\n'.join(parts)}."
+    listed = ";\n".join(parts)
+    return f"Following the advice at a probability of one half, accuracy by\n{listed}."
