@@ -199,7 +199,7 @@ def _abstention(files: Sequence[Mapping[str, Any]], easy: Sequence[Mapping[str, 
     if easy:
         bases = [next(row["macro_f1"] for row in one["rows"] if row["way"] == "base") for one in easy]
         lines.append(
-            f"Where there is little to be gained: {len(easy)} tasks of two labels of a held-out task each, of which the "
+            f"Where there is little to be gained: {len(easy)} tasks of two labels of a held-out task each; the "
             f"base answers\nat least 99 % of the training examples rightly (macro-F1 {100 * min(bases):.1f} to "
             f"{100 * max(bases):.1f} on test examples).\n{_advised(easy)}"
         )
