@@ -46,6 +46,17 @@ LAYERS = (
         "retrieve_jobs",
     },
     {
+        "jobs",
+        "large_jobs",
+        "generate_jobs",
+        "kit_jobs",
+        "solve",
+        "solve_jobs",
+        "solve_network_jobs",
+        "leaderboard_jobs",
+    },
+    {"generate", "evaluate", "evaluate_files", "lm_evaluation", "decode_jobs", "compose_jobs", "retrieve_jobs"},
+    {
         "train",
         "training_data",
         "resume",

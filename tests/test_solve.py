@@ -137,7 +137,7 @@ def test_without_budget_the_base_is_returned_as_an_adapter_that_changes_nothing(
     result = jobs.solve(task=text_tasks["animals"], use_labels=2, out=tmp_path / "out", budget="1steps", **world)
     assert result.report["verdict"]["use_base"]
     fates = {row["fate"] for row in result.report["candidates"] if row["way"] != "base"}
-    assert fates == {"the budget did not allow it"}
+    assert fates == {"the budget did not allow it", "not all that it is made of was judged"}
     assert "Use the base instead" in (tmp_path / "out" / "README.md").read_text()
     model = PeftModel.from_pretrained(AutoModel.from_pretrained(world["base"]), str(tmp_path / "out"))
     ups = [value for name, value in model.named_parameters() if "lora_B" in name]
@@ -150,13 +150,15 @@ def test_other_generators_join_with_two_draws_if_they_are_random(
 ) -> None:
     from tests.test_adapters import lora_config
 
+    folders = [tmp_path / name for name in ("d2nwg", "mapper")]
     with Zoo.open(adapter_zoo) as zoo:
-        train_generator(lora_config("d2nwg", text_encoder), zoo, tmp_path / "d2nwg")
-    given = {**world, "generators": [*world["generators"], tmp_path / "d2nwg"]}
+        for folder in folders:
+            train_generator(lora_config(folder.name, text_encoder), zoo, folder)
+    given = {**world, "generators": [*world["generators"], *folders]}
     result = jobs.solve(task=text_tasks["actions"], use_labels=1, out=tmp_path / "out", budget="60steps", **given)
     rows = {row["name"]: row for row in result.report["candidates"]}
-    assert {"generated-d2nwg-0", "generated-d2nwg-1", "generated-prototype"} <= rows.keys()
-    assert rows["generated-d2nwg-0"]["examples"] > 0
+    assert {"generated-d2nwg-0", "generated-d2nwg-1", "generated-mapper", "generated-prototype"} <= rows.keys()
+    assert all(rows[name]["examples"] > 0 for name in ("generated-d2nwg-0", "generated-mapper"))
 
 
 def write_record(path: Path, base: str, gains: dict[str, float]) -> Path:
@@ -194,7 +196,7 @@ def test_without_labels_and_without_a_record_nothing_is_known(
         ({"task": "animals", "budget": "soon"}, "is no budget"),
         ({"task": "animals", "data": "colours"}, "both name a task file"),
         ({"task": "animals", "generators": ["tiny"]}, "writes networks"),
-        ({"data": Path("some.npz")}, "solve finds adapters"),
+        ({"data": Path("some.npz")}, "base is for adapters"),
     ],
 )
 def test_what_cannot_be_done_is_said(
@@ -245,36 +247,36 @@ def test_labelled_files_are_used_with_their_labels_and_words_alone_of_tasks(text
 
 
 def test_a_base_that_peft_does_not_know_is_adapted_in_all_its_linear_layers(text_encoder: Path) -> None:
-    judge, _ = judge_of(text_encoder, 2)
-    known = judge.base.fresh(0)
-    judge.base.encoder.model.config.model_type = "unheard-of"
-    everywhere = judge.base.fresh(0)
+    _, base, _ = judge_of(text_encoder, 2)
+    known = base.fresh(0)
+    base.encoder.model.config.model_type = "unheard-of"
+    everywhere = base.fresh(0)
     assert len(known.tensors) < len(everywhere.tensors)
     texts = ["the cat", "a dog"]
-    assert torch.equal(judge.base.logits(everywhere, texts), judge.base.logits(None, texts))
+    assert torch.equal(base.logits(everywhere, texts), base.logits(None, texts))
 
 
-def judge_of(text_encoder: Path, count: int) -> tuple[Judge, GivenTask]:
+def judge_of(text_encoder: Path, count: int) -> tuple[Judge, Base, GivenTask]:
     texts = tuple(f"the cat {i}" for i in range(4 * count))
     task = GivenTask("t", TaskText("d", ("a", "b", "c", "d")), texts, torch.arange(4).repeat(count))
     journal = Journal(None, "", Budget(1e9, "steps"))
     base = Base(TextEncoder(EncoderConfig(name=str(text_encoder))), task.text.labels, journal.meter)
-    return Judge(base, task, journal, 0), task
+    return Judge(base, task.texts, task.y, journal, 0), base, task
 
 
 @pytest.mark.parametrize(("count", "folds"), [(2, 4), (12, 2)])
 def test_what_learns_is_asked_only_about_examples_it_did_not_see(text_encoder: Path, count: int, folds: int) -> None:
-    judge, task = judge_of(text_encoder, count)
+    judge, base, task = judge_of(text_encoder, count)
     seen: list[set[int]] = []
-    fresh = judge.base.fresh(0)
+    fresh = base.fresh(0)
 
     def learns(rows: Any) -> Weights:
         seen.append(set(rows))
         return fresh
 
     asked: list[list[str]] = []
-    ask: Callable[..., torch.Tensor] = judge.base.logits
-    judge.base.logits = lambda adapter, texts: (asked.append(list(texts)), ask(adapter, texts))[1]  # type: ignore[method-assign]
+    ask: Callable[..., torch.Tensor] = base.logits
+    base.logits = lambda adapter, texts: (asked.append(list(texts)), ask(adapter, texts))[1]  # type: ignore[method-assign]
     candidate = Candidate("learner", "atlas", "", learn=learns, cost=lambda n: 1.0)
     judge.ask(candidate, range(2))
     judge.ask(candidate, range(4))
@@ -324,3 +326,27 @@ def test_a_damaged_journal_is_not_used(tmp_path: Path) -> None:
     assert Journal(path, "another", Budget(1, "steps")).get(BASE.name, 0) is None
     path.write_text(path.read_text()[:-5])
     assert not Journal(path, "key", Budget(1, "steps")).resumed
+
+
+def test_what_did_worse_than_fine_tuning_elsewhere_is_not_begun(
+    world: dict[str, Any], text_tasks: dict[str, Path], tmp_path: Path
+) -> None:
+    gains = {"finetuned": 0.3, "trained": 0.1, "atlas": 0.29, "retrieved": 0.1}
+    record = write_record(tmp_path / "record.json", world["base"], gains)
+    given = {"task": text_tasks["actions"], "use_labels": 2, "record": record, **world}
+    result = jobs.solve(out=tmp_path / "out", budget="500steps", **given)
+    fates = {row["name"]: row["fate"] for row in result.report["candidates"]}
+    worse = "the track record says that fine-tuning is better"
+    assert {name for name, fate in fates.items() if fate == worse} == {"trained", "atlas"}
+    assert fates["lorahub"] != worse  # nothing is known about it
+    poor = jobs.solve(out=tmp_path / "out", budget="16steps", **given)  # fine-tuning cannot be afforded, aTLAS can
+    assert {row["fate"] for row in poor.report["candidates"]}.isdisjoint({worse})
+
+
+def test_nothing_learns_where_the_base_is_right(
+    world: dict[str, Any], text_tasks: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Judge, "right", lambda self, candidate: candidate is BASE)
+    result = jobs.solve(task=text_tasks["actions"], use_labels=2, out=tmp_path / "out", budget="500steps", **world)
+    learned = [row for row in result.report["candidates"] if row["learns_from_labels"]]
+    assert {row["fate"] for row in learned} == {"the base answers every example rightly"}

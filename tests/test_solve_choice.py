@@ -19,7 +19,7 @@ from weightgen.evaluation.classification import (
     scores,
 )
 from weightgen.solve.candidates import BASE, Candidate
-from weightgen.solve.choose import Comparison, shrunken, simplest_within_noise
+from weightgen.solve.choose import GIVEN_UP, Comparison, shrunken, simplest_within_noise
 from weightgen.solve.record import SHIPPED, Prior, Record
 from weightgen.solve.ways import LEVELS, WAYS
 from zoo.build.encoder import MINILM
@@ -145,3 +145,28 @@ def test_the_shipped_record_is_of_the_shipped_base_and_knows_the_ways(tmp_path: 
 def test_ways_follow_the_declared_order() -> None:
     assert [way.level for way in WAYS.values()] == sorted(way.level for way in WAYS.values())
     assert {way.level for way in WAYS.values()} == set(range(len(LEVELS)))
+
+
+def test_no_more_than_a_point_is_given_up_for_simplicity() -> None:
+    y = torch.arange(40) % 2
+    found = {one.name: answers(y, bad) for one, bad in {BASE: 20, RETRIEVED: 7, FINETUNED: 6}.items()}
+    comparison = Comparison(y, found, None, 20)
+    scored = [one for one in map(comparison.scored, (BASE, RETRIEVED, FINETUNED)) if one is not None]
+    ahead = comparison.difference(FINETUNED, RETRIEVED)
+    assert ahead is not None
+    assert GIVEN_UP < ahead.value < ahead.noise
+    assert simplest_within_noise(scored, comparison)[0] == FINETUNED
+
+
+def test_without_labels_the_record_promises_what_is_answered_differently() -> None:
+    usual = record({"finetuned": [0.2, 0.19, 0.21, 0.2, 0.22]})
+    none = torch.zeros(0, dtype=torch.long)
+    same, other = answers(torch.zeros(20, dtype=torch.long), 0), answers(torch.zeros(20, dtype=torch.long), 2)
+    gains = [
+        Comparison(none, {BASE.name: same, FINETUNED.name: one}, usual, 4).difference(FINETUNED, BASE)
+        for one in (same, other)
+    ]
+    assert [one and round(one.value, 6) for one in gains] == [0.0, 0.1]
+    unseen = Comparison(none, {}, usual, 4).difference(FINETUNED, BASE)
+    assert unseen is not None
+    assert unseen.value == pytest.approx(0.204)

@@ -18,7 +18,8 @@ def solve(
     ] = None,
     labels: Annotated[str | None, typer.Option("--labels", metavar="A,B,C", help="Labels in words.")] = None,
     data: Annotated[
-        Path | None, typer.Option("--data", metavar="FILE", help="Labelled examples (csv, json), or texts, one a line.")
+        Path | None,
+        typer.Option("--data", metavar="FILE", help="Labelled examples (csv, json; npz), or texts, one a line."),
     ] = None,
     task: Annotated[
         Path | None, typer.Option("--task", metavar="FILE", help="Task file; only its words are used by default.")

@@ -66,11 +66,12 @@ def solve(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> SolveResult:
-    """Find the best adapter for a text task, whichever way it comes, or advise to use the base.
+    """Find the best adapter for a text task, whichever way it comes, or advise to use the base; likewise a network.
 
     Args:
         description: the task in a sentence.
-        data: labelled examples (a task file or csv: all are used) or unlabelled texts, one a line.
+        data: labelled examples (a task file or csv: all are used) or unlabelled texts, one a line. For an ``.npz`` file
+            of ``x`` and ``y`` a network is found, in a zoo of networks or by generators of networks.
         base: id or folder of the text encoder; by default all-MiniLM-L6-v2.
         out: folder of the result; an earlier result there is replaced, anything else is not touched.
         budget: ``"60s"``, ``"2m"`` or ``"500steps"``; with steps every run gives the same result.
@@ -100,8 +101,25 @@ def solve(
     from weightgen.solve.journal import Journal
     from weightgen.solve.record import SHIPPED, Record
     from weightgen.solve.run import Means, solve_task
+    from weightgen.solve_network_jobs import solve_network
     from zoo.build.encoder import MINILM, EncoderConfig, TextEncoder
+    from zoo.errors import UsageError
 
+    if data is not None and Path(data).suffix == ".npz":
+        for_texts = {"base": base, "labels": labels, "task": task, "record": record}
+        if given_too := [name for name, value in for_texts.items() if value]:
+            raise UsageError(f"{data} holds examples of networks, {given_too[0]} is for adapters", "leave it out")
+        return solve_network(
+            Path(data),
+            Path(out),
+            budget,
+            description=description or "",
+            zoo=zoo,
+            generators=generators,
+            encoder=encoder or MINILM,
+            seed=seed,
+            progress=progress,
+        )
     out, limit = Path(out), Budget.parse(budget)
     check_target(out)
     task, data = None if task is None else Path(task), None if data is None else Path(data)
@@ -155,7 +173,8 @@ def _write(out: Path, solution: Solution, given: GivenTask, encoder: TextEncoder
     from weightgen.solve.card import solve_card, solve_report
 
     about = means.record.about if means.record else None
-    report = solve_report(solution, given, encoder.base_model, about)
+    report = solve_report(solution, given.about(), encoder.base_model, about)
+    assert solution.weights is not None
     adapted = AdaptedEncoder(encoder, solution.weights.layout)
     few = replace(given, texts=given.texts[:CHECKED], y=given.y[:CHECKED])
     with replaced(out) as side:

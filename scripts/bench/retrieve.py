@@ -2,10 +2,11 @@
 
     python scripts/bench/retrieve.py synthetic              # minutes, and 5 GB of memory
     python scripts/bench/retrieve.py twins DATA WORK
-    python scripts/bench/retrieve.py choice DATA WORK       # can be stopped and resumed
+    python scripts/bench/retrieve.py choice DATA WORK GENERATOR      # can be stopped and resumed
     python scripts/bench/retrieve.py render                 # its section of docs/results.md, from the saved JSON only
 
-DATA has ``text_tasks`` and ``lora_zoo`` as for ``compose.py``; WORK is a folder for the collected zoo.
+DATA has ``text_tasks`` and ``lora_zoo`` as for ``compose.py``; WORK is a folder for the collected zoo; GENERATOR that
+of ``solve.py``, which has an adapter for all tasks.
 """
 
 from __future__ import annotations
@@ -60,14 +61,16 @@ def twins(data: Data, work: Work) -> None:
 
 
 @app.command()
-def choice(data: Data, work: Work) -> None:
+def choice(
+    data: Data, work: Work, generator: Annotated[Path, typer.Argument(help="Folder of the generator of solve.py.")]
+) -> None:
     """Accuracy lost against the oracle on held-out tasks."""
     import torch
 
-    from scripts.bench.retrieve_adapters import choice as measure
+    from scripts.bench.retrieve_choice import measure
 
     torch.set_num_threads(1)
-    measure(data, work, OUT / "choice.json")
+    measure(data, work, generator, OUT / "choice.json")
 
 
 @app.command()

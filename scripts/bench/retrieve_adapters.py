@@ -1,9 +1,8 @@
-"""Real adapters: which twin is found by what, and what the choice costs against the oracle's."""
+"""Real adapters: which twin is found by what."""
 
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,23 +12,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from weightgen.retrieve import Filters, Index, Query
-from weightgen.retrieve.measure import Judge, measure_pairs
+from weightgen.retrieve import Index, Query
 from weightgen.retrieve.sketches import update_sketch
 from zoo import kinds
-from zoo.build.encoder import EncoderConfig, TextEncoder
 from zoo.build.text_tasks import TextTask, load_text_task
 from zoo.collect import collect
 from zoo.kinds import lora
 from zoo.seeds import seed_of
-from zoo.tasks import TEST, TRAIN, VAL
+from zoo.tasks import TRAIN
 from zoo.texts import pack
 from zoo.types import Task, Weights
 from zoo.zoo import Zoo
 
-QUERY_TEXTS, HELD_OUT, LEAST_VAL, LEAST_TEST = 64, 6, 96, 200
-CALIBRATED_ON = 16
-"""Tasks that calibration is learned from, drawn by name."""
+QUERY_TEXTS = 64
 PARAPHRASES = json.loads((Path(__file__).parent / "retrieve_paraphrases.json").read_text())
 
 
@@ -59,18 +54,11 @@ def make_zoo(data: Path, folder: Path, tasks: dict[str, TextTask]) -> Zoo:
         tensors = {**pack([task.texts[i] for i in rows]), **pack(task.label_texts, "label")}
         tensors |= {"y": task.y[rows], "part": task.part[rows]}
         zoo.put_dataset(task.name, tensors, description=task.description)
-    split = {name: "test" if name in held_out(tasks) else "train" for name in tasks}
     zoo.put_tasks(
-        Task(t.name, t.description, t.name, tuple(range(len(t.label_texts))), t.label_names, split[t.name])
+        Task(t.name, t.description, t.name, tuple(range(len(t.label_texts))), t.label_names, "train")
         for t in tasks.values()
     )
     return zoo
-
-
-def held_out(tasks: dict[str, TextTask]) -> list[str]:
-    """Tasks that the choice is judged on, drawn by name alone."""
-    fit = [n for n, t in tasks.items() if (t.part == VAL).sum() >= LEAST_VAL and (t.part == TEST).sum() >= LEAST_TEST]
-    return sorted(fit, key=lambda name: seed_of("retrieve held out", name))[:HELD_OUT]
 
 
 def queries(task: TextTask) -> dict[str, Query]:
@@ -180,59 +168,3 @@ def _turned(weights: Weights, seed: int) -> Weights:
 def _recall(cosines: Tensor, task: list[str | None], rows: list[int]) -> float:
     nearest = cosines.clone().fill_diagonal_(-2).argmax(1).tolist()
     return sum(task[nearest[i]] == task[i] for i in rows) / len(rows)
-
-
-def _show(stage: str, done: int, total: int) -> None:
-    print(stage, done, total, file=sys.stderr, flush=True)
-
-
-def choice(data: Path, folder: Path, path: Path) -> None:
-    """What retrieval chooses on held-out tasks beside the oracle, which tries every adapter on validation examples.
-
-    The adapters of the task itself are left out. The test part is read once for every adapter that was chosen.
-    """
-    tasks = load_tasks(data)
-    zoo = make_zoo(data, folder, tasks)
-    index = Index.open(zoo, progress=_show)
-    encoder = TextEncoder(EncoderConfig(dtype="bfloat16"))
-    judge, final = Judge(zoo, most=96, encoder=encoder), Judge(zoo, most=500, part=TEST, encoder=encoder)
-    started = time.process_time()
-    others = sorted(set(tasks) - set(held_out(tasks)), key=lambda name: seed_of("calibrate", name))
-    measure_pairs(index, judge=judge, tasks=others[:CALIBRATED_ON], progress=_show)
-    saved: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"rows": []}
-    for name in held_out(tasks):
-        if any(row["task"] == name for row in saved["rows"]):
-            continue
-        own, filters = zoo.task(name), Filters(without_tasks=frozenset({name}))
-        score = judge.scorer(own, encoder.base_model)
-        one_each = {
-            r.task: r for r in sorted(index.records.values(), key=lambda r: r.id, reverse=True) if r.task != name
-        }
-        found = {record.id: score(record) or 0.0 for record in one_each.values()}
-        tested = final.scorer(own, encoder.base_model)
-        known: dict[str | None, float] = {}
-
-        def test(id: str | None, known: dict[str | None, float] = known, tested: Any = tested) -> float:
-            if id not in known:
-                known[id] = tested(None if id is None else index.records[id])
-            return known[id]
-
-        row: dict[str, Any] = {"task": name, "base_val": score(None), "base": test(None)}
-        row["oracle"] = test(max(found, key=lambda id: found[id]))
-        row["mean_val"] = sum(found.values()) / len(found)
-        for how, query in queries(tasks[name]).items():
-            answer = index.search(query, k=1, filters=filters, min_score=0.0)
-            hit = answer.hits[0]
-            row[how] = {
-                "task": hit.record.task,
-                "probability": hit.score if answer.calibrated else None,
-                "test": test(hit.record.id),
-                "about": answer.about_scores,
-            }
-        saved["rows"].append(row)
-        saved["calibration_pairs"] = len(index.pairs())
-        saved["cpu_seconds"] = round(time.process_time() - started + saved.get("cpu_seconds", 0), 1)
-        print(row, file=sys.stderr, flush=True)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(saved, indent=1) + "\n")
-        started = time.process_time()

@@ -24,32 +24,48 @@ RESULTS = ROOT / "docs" / "results" / "solve"
 sys.path[0] = str(ROOT)
 
 from scripts.bench.compose_few_shot import Rows  # noqa: E402
+from scripts.bench.solve_pairs import FROM, easy_pairs  # noqa: E402
 from scripts.bench.solve_ways import MOST, UNLABELLED, Measured, Place  # noqa: E402
 from weightgen.solve.budget import Budget  # noqa: E402
 from weightgen.solve.record import SHIPPED, Record  # noqa: E402
 from weightgen.solve.ways import WAYS  # noqa: E402
 from zoo.build.encoder import MINILM  # noqa: E402
+from zoo.build.text_tasks import load_text_task  # noqa: E402
 from zoo.tasks import TEST, VAL  # noqa: E402
 
-COUNTS, BUDGET = (4, 16, 64), Budget(300, "steps")
-HELD_OUT = ("sentences_yelp", "ethos_binary", "prompt_injection", "subj", "svamp_operation", "stance_feminist")
-HELD_OUT += ("tweet_emotion", "hwu_play", "persona_religion")
-"""Few and short labels first: as many are measured as there is time for."""
-TOO_LONG = ("lorahub",)
-"""Measured alone for the record only, where it was never near the best."""
+COUNTS, BUDGET = (4, 16, 64), Budget(430, "steps")
+HELD_OUT = ("stance_feminist", "hwu_play", "tweet_emotion", "ethos_target", "asdiv_type", "ag_news")
+"""As many are measured as there is time for."""
+SEEN = ("prompt_injection", "ethos_binary", "sentences_yelp", "subj", "svamp_operation")
+"""Held out too, but an earlier portfolio was measured on them, and what was seen there led to this one."""
+TOO_LONG = ("lorahub", "trained", "atlas")
+"""Measured alone for the record only; on the tasks of ``SEEN`` they were far below fine-tuning."""
 LEARN = ("hwu_qa", "sst5", "tweet_hate", "persona_politics")
 ONLY_FROZEN = ("clickbait", "rt_polarity", "stance_climate", "snips", "clinc_banking")
 
 
 def measure(place: Place, name: str, part: int, counts: Sequence[int], budget: Budget | None) -> None:
     """Every way alone on one task, and the portfolio if there is a budget for it."""
-    kind = "record" if part == VAL else "test"
+    _measure(Measured.open(place, name, part), "record" if part == VAL else "test", counts, budget)
+
+
+def measure_easy(place: Place) -> None:
+    """Pairs of labels that the base tells apart: the portfolio at every count, and all ways at one."""
+    for name, most in FROM.items():
+        for task in easy_pairs(load_text_task(place.tasks / f"{name}.json.gz", 0.15, 0), place.encoder, most):
+            _measure(Measured(place, task, TEST), "easy", COUNTS, BUDGET, alone=(16,))
+
+
+def _measure(
+    measured: Measured, kind: str, counts: Sequence[int], budget: Budget | None, alone: Sequence[int] | None = None
+) -> None:
+    place, name, part = measured.place, measured.task.name, VAL if kind == "record" else TEST
     about = {"task": name, "part": "validation" if part == VAL else "test", "unlabelled": UNLABELLED}
     about |= {"most_examples": MOST[part]} | ({"budget_steps": budget.amount} if budget else {})
     rows = Rows(RESULTS / f"{kind}-{name}.json", about)
     if any(row.get("done") for row in rows.rows):
         return
-    started, measured = time.perf_counter(), Measured(place, name, part)
+    started = time.perf_counter()
     if budget is not None:
         known = Record.load(SHIPPED, place.encoder.base_model)
         assert known is not None
@@ -65,7 +81,7 @@ def measure(place: Place, name: str, part: int, counts: Sequence[int], budget: B
             return True
         return any((row["way"], row["shots"]) == (way, count) for row in rows.rows)
 
-    measured.ways(counts, 0, keep, done)
+    measured.ways(counts if alone is None else alone, 0, keep, done)
     seconds = time.perf_counter() - started
     rows.add({"way": "all", "shots": 0, "done": True}, lambda: {"seconds": round(seconds)})
 
@@ -92,21 +108,24 @@ def pack() -> None:
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["record", "pack", "run", "render"])
+    parser.add_argument("what", choices=["record", "pack", "run", "easy", "render"])
     parser.add_argument("--tasks", type=Path)
     parser.add_argument("--zoo", type=Path)
     parser.add_argument("--generator", type=Path)
+    parser.add_argument("--only", default="", help="names of tasks, with commas")
     asked = parser.parse_args()
     if asked.what == "record":
         place = Place.open(asked.tasks, asked.zoo, asked.generator)
-        for name in (*LEARN, *ONLY_FROZEN):
+        for name in asked.only.split(",") if asked.only else (*LEARN, *ONLY_FROZEN):
             measure(place, name, VAL, COUNTS if name in LEARN else (), None)
     elif asked.what == "pack":
         pack()
     elif asked.what == "run":
         place = Place.open(asked.tasks, asked.zoo, asked.generator)
-        for name in HELD_OUT:
+        for name in asked.only.split(",") if asked.only else (*HELD_OUT, *SEEN):
             measure(place, name, TEST, COUNTS, BUDGET)
+    elif asked.what == "easy":
+        measure_easy(Place.open(asked.tasks, asked.zoo, asked.generator))
     else:
         from scripts.bench.solve_render import render
 

@@ -13,7 +13,15 @@ from weightgen.generate.task import GivenTask
 from weightgen.retrieve import Filters, Index
 from weightgen.solve.base import Base
 from weightgen.solve.budget import Budget, Meter
-from weightgen.solve.candidates import BASE, Sources, find_sources, from_generator, from_sources, learned
+from weightgen.solve.candidates import (
+    BASE,
+    Candidate,
+    Sources,
+    find_sources,
+    from_generator,
+    from_sources,
+    learned,
+)
 from weightgen.solve.learn import Learner
 from weightgen.solve.record import Record
 from weightgen.solve.run import Means, solve_task
@@ -56,16 +64,22 @@ class Place:
 class Measured:
     """One task: what may be known of it, and the examples that everything is scored on."""
 
-    def __init__(self, place: Place, name: str, part: int) -> None:
+    def __init__(self, place: Place, task: TextTask, part: int) -> None:
         import torch
 
-        self.place, self.task = place, load_text_task(place.tasks / f"{name}.json.gz", 0.15, 0)
+        self.place, self.task, name = place, task, task.name
         texts, y = self.task.select(part)
         order = torch.randperm(len(y), generator=torch.Generator().manual_seed(seed_of("judged on", name)))[
             : MOST[part]
         ]
         self.texts, self.y = [texts[i] for i in order.tolist()], y[order]
         self._drawn, self._plain = resamples(self.y, 0), y[order]
+        self._tried: dict[int, list[Candidate]] = {}
+
+    @classmethod
+    def open(cls, place: Place, name: str, part: int) -> Measured:
+        """Read the file of a task."""
+        return cls(place, load_text_task(place.tasks / f"{name}.json.gz", 0.15, 0), part)
 
     def given(self, count: int, seed: int) -> GivenTask:
         """Words, 32 unlabelled texts, and some labelled examples a label."""
@@ -90,6 +104,7 @@ class Measured:
         solution = solve_task(place.encoder, task, means, budget, seed=seed)
         base = Base(place.encoder, task.text.labels, Meter(ENDLESS))
         self.score(base, None)
+        self._tried[count] = [one for one in solution.search.candidates if one.learn]
         last = solution.search.last.get(solution.choice.name)
         return {
             **self.score(base, solution.weights),
@@ -120,15 +135,15 @@ class Measured:
         for one in frozen:
             if one is BASE or not done(one.way, 0):
                 keep(one.way, 0, self.score(base, one.weights))
-        static = [one for one in frozen if one.way == "static"]
+        starts = [one for way in ("static", "generated_texts") for one in frozen if one.way == way]
         for count in counts:
-            learner = Learner(base, self.given(count, seed), seed)
-            rows = list(range(len(learner.task.y)))
-            for one in learned(learner, sources, static):
+            task = self.given(count, seed)
+            # What the portfolio trained is not trained again.
+            tried = self._tried.get(count) or list(learned(Learner(base, task, seed), sources, starts))
+            for one in tried:
                 assert one.learn is not None
-                if done(one.way, count):
-                    continue
-                keep(one.way, count, self.score(base, one.learn(rows)))
+                if not done(one.way, count):
+                    keep(one.way, count, self.score(base, one.learn(range(len(task.y)))))
 
 
 def given(task: TextTask, count: int, seed: int) -> GivenTask:

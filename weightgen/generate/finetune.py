@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from zoo.architectures import Architecture
 from zoo.build.vectorised import TrainingConfig, train_stages
@@ -111,9 +112,11 @@ def finetune_adapter(
         rows = torch.randperm(len(y), generator=rng)[:BATCH].tolist()
         for group in optimizer.param_groups:
             group["lr"] = lr * (1 - step / steps) * min(1.0, (step + 1) / (warmup + 1))
-        loss = F.cross_entropy(found(rows), y[rows])
-        optimizer.zero_grad()
-        loss.backward()
+        # The fused backward pass of attention is slow for short texts on processors.
+        with sdpa_kernel(SDPBackend.MATH):
+            loss = F.cross_entropy(found(rows), y[rows])
+            optimizer.zero_grad()
+            loss.backward()
         torch.nn.utils.clip_grad_norm_(list(tensors.values()), 1.0)
         optimizer.step()
     return Weights(weights.layout, {name: value.detach() for name, value in tensors.items()}), curve

@@ -121,8 +121,18 @@ def _classes(layout: Layout) -> int:
     return family(architecture).outputs(architecture).size
 
 
-def _ask(generator: Generator, wish: Wish, x: Tensor, y: Tensor, path: Path) -> tuple[Condition, Layout]:
-    """What the generator is told, and the layout that it writes."""
+def ask(generator: Generator, wish: Wish, x: Tensor, y: Tensor, path: Path) -> tuple[Condition, Layout]:
+    """What the generator is told, and the layout that it writes.
+
+    Args:
+        generator: trained.
+        wish: for which network.
+        x, y: labelled examples.
+        path: their file, for messages.
+
+    Raises:
+        UsageError: if examples or wish do not fit the generator.
+    """
     given = wish.read()
     layout = None if given is None else _wanted(generator, given, x, y, path)
     name = generator.problem.text_encoder
@@ -172,7 +182,7 @@ def generate_networks(
     generator = load_generator(folder)
     x, y = read_examples(data)
     wish = wish or Wish()
-    condition, layout = _ask(generator, wish, x, y, data)
+    condition, layout = ask(generator, wish, x, y, data)
     architecture = architecture_of(layout)
     assert condition.examples is not None
     x = x.reshape(len(x), *condition.examples.x.shape[3:])

@@ -66,7 +66,7 @@ class Calibration:
 
     def probability(self, strength: float) -> float:
         """Probability that a hit of this strength beats the base."""
-        return float(_sigmoid(np.array([self.slope * strength + self.intercept]))[0])
+        return float(sigmoid(np.array([self.slope * strength + self.intercept]))[0])
 
     def describe(self) -> str:
         """One sentence for people."""
@@ -104,18 +104,19 @@ def calibrate(pairs: Sequence[Pair], views: Sequence[str]) -> Calibration | str:
     left_out, plain = np.zeros(len(x)), np.zeros(len(x))
     for task in sorted(set(tasks.tolist())):
         here = tasks == task
-        slope, intercept = _logistic(x[~here], wins[~here])
-        left_out[here] = _sigmoid(slope * x[here] + intercept)
+        slope, intercept = logistic(x[~here], wins[~here])
+        left_out[here] = sigmoid(slope * x[here] + intercept)
         plain[here] = _rate(wins[~here])
     brier, brier_rate = float(((left_out - wins) ** 2).mean()), float(((plain - wins) ** 2).mean())
-    slope, intercept = _logistic(x, wins)
+    slope, intercept = logistic(x, wins)
     if slope <= 0 or brier >= brier_rate:
         rate = _rate(wins)
         slope, intercept, brier = 0.0, math.log(rate / (1 - rate)), brier_rate
     return Calibration(slope, intercept, len(x), count, float(wins.mean()), brier, brier_rate)
 
 
-def _sigmoid(x: Float[ndarray, "*n"]) -> Float[ndarray, "*n"]:
+def sigmoid(x: Float[ndarray, "*n"]) -> Float[ndarray, "*n"]:
+    """The logistic function."""
     return 0.5 * (1 + np.tanh(0.5 * x))
 
 
@@ -123,7 +124,7 @@ def _rate(wins: Float[ndarray, " n"]) -> float:
     return float((wins.sum() + 1) / (len(wins) + 2))
 
 
-def _logistic(x: Float[ndarray, " n"], wins: Float[ndarray, " n"]) -> tuple[float, float]:
+def logistic(x: Float[ndarray, " n"], wins: Float[ndarray, " n"]) -> tuple[float, float]:
     """Slope and intercept of the likeliest logistic function, with Platt's targets in place of 0 and 1."""
     up, down = wins.sum(), len(wins) - wins.sum()
     target = np.where(wins > 0, (up + 1) / (up + 2), 1 / (down + 2))
@@ -133,7 +134,7 @@ def _logistic(x: Float[ndarray, " n"], wins: Float[ndarray, " n"]) -> tuple[floa
     def loss(p: Float[ndarray, " two"]) -> tuple[float, Float[ndarray, " two"]]:
         logit = p[0] * z + p[1]
         value = float((np.logaddexp(0, logit) - target * logit).mean())
-        error = (_sigmoid(logit) - target) / len(z)
+        error = (sigmoid(logit) - target) / len(z)
         return value, np.array([error @ z, error.sum()])
 
     best = minimize(loss, np.array([0.0, math.log((up + 1) / (down + 1))]), jac=True, method="BFGS").x

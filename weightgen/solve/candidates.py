@@ -14,7 +14,7 @@ from weightgen.generators import Generator
 from weightgen.generators.prototype import Prototype
 from weightgen.retrieve import Filters, Found, Index, Query
 from weightgen.solve.base import Base, scaled
-from weightgen.solve.learn import RANK, Learner
+from weightgen.solve.learn import RANK, Learner, training_steps
 from weightgen.solve.ways import WAYS, Way
 from zoo.errors import UsageError
 from zoo.types import Weights
@@ -34,8 +34,9 @@ class Candidate:
         about: what it is, for people.
         weights: the adapter; ``None`` for the base and for what is still to be learned.
         learn: from numbers of labelled examples to an adapter.
-        cost: steps that learning from so many examples costs.
+        cost: steps that learning from these examples costs.
         probability: of beating the base, as retrieval is calibrated.
+        parts: names of the candidates that it is made of, which are judged before it.
     """
 
     name: str
@@ -43,8 +44,9 @@ class Candidate:
     about: str
     weights: Weights | None = None
     learn: Callable[[Sequence[int]], Weights] | None = None
-    cost: Callable[[int], float] | None = None
+    cost: Callable[[Sequence[int]], float] | None = None
     probability: float | None = None
+    parts: tuple[str, ...] = ()
 
     @property
     def kind(self) -> Way:
@@ -180,20 +182,42 @@ def learned(learner: Learner, sources: Sources, starts: Sequence[Candidate]) -> 
     Args:
         learner: what learns.
         sources: adapters to mix.
-        starts: frozen candidates that training may start from, the best first.
+        starts: frozen candidates that training may start from, the most promising first.
     """
-    for start in (*starts, BASE):
-        about = f"{learner.finetune_cost(len(learner.task.texts)):g} steps on the labels, from {start.name}"
+    tuned = [_trained(learner, start) for start in starts]
+    yield from tuned
+    if len(tuned) > 1:
+        from_each = {start.name: start.weights for start in starts}
         yield Candidate(
-            f"finetuned-{start.name}" if start.weights else "trained",
-            "finetuned" if start.weights else "trained",
-            about,
-            learn=lambda rows, start=start: learner.finetune(start.weights, rows),
-            cost=learner.finetune_cost,
+            "soup",
+            "soup",
+            f"mean of {' and '.join(one.name for one in tuned)}",
+            learn=lambda rows: learner.soup(from_each, rows),
+            cost=lambda rows: learner.soup_cost(from_each, rows),
+            parts=tuple(one.name for one in tuned),
         )
     adapters = sources.adapters
-    if len(adapters) > 1:
-        mix = {"atlas": (learner.atlas, learner.atlas_cost), "lorahub": (learner.lorahub, learner.lorahub_cost)}
-        for name, (learn, cost) in mix.items():
-            about = f"{WAYS[name].what}, over {len(adapters)} adapters"
-            yield Candidate(name, name, about, learn=lambda rows, learn=learn: learn(adapters, rows), cost=cost)
+    mix = {"atlas": (learner.atlas, learner.atlas_cost), "lorahub": (learner.lorahub, learner.lorahub_cost)}
+    found = [
+        Candidate(
+            name,
+            name,
+            f"{WAYS[name].what}, over {len(adapters)} adapters",
+            learn=lambda rows, learn=learn: learn(adapters, rows),
+            cost=cost,
+        )
+        for name, (learn, cost) in mix.items()
+    ]
+    yield from (*found[:1], _trained(learner, BASE), *found[1:]) if len(adapters) > 1 else (_trained(learner, BASE),)
+
+
+def _trained(learner: Learner, start: Candidate) -> Candidate:
+    """Steps of training on the labels, from a candidate or from nothing."""
+    way = "trained" if start is BASE else "finetuned_generated" if "generated" in start.way else "finetuned"
+    return Candidate(
+        "trained" if start is BASE else f"finetuned-{start.name}",
+        way,
+        f"{training_steps(len(learner.task.texts))} steps on the labels, from {start.name}",
+        learn=lambda rows: learner.finetune(start.name, start.weights, rows),
+        cost=lambda rows: learner.finetune_cost(start.name, rows),
+    )

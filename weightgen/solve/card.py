@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from weightgen import __version__
-from weightgen.generate.task import GivenTask
-from weightgen.solve.run import Solution
+from weightgen.solve.solution import Solution
 from weightgen.solve.ways import LEVELS
 
 BASES_OF_CHOICE = {
@@ -17,10 +16,20 @@ BASES_OF_CHOICE = {
     "retrieval": "no labelled examples: calibrated retrieval alone",
     "nothing": "no labelled examples, no calibrated scores, and no track record for this base",
 }
+USE_NETWORK = ["    weightgen evaluate network.safetensors --data examples.npz", "", "The file names its architecture."]
 
 
-def solve_report(solution: Solution, task: GivenTask, base_model: str, record_about: str | None) -> dict[str, Any]:
-    """Everything about a search, as JSON values."""
+def solve_report(
+    solution: Solution, task: Mapping[str, Any], base_model: str | None, record_about: str | None
+) -> dict[str, Any]:
+    """Everything about a search, as JSON values.
+
+    Args:
+        solution: what was found.
+        task: what was known of the task; see ``GivenTask.about``.
+        base_model: of adapters.
+        record_about: where the track record comes from.
+    """
     search, sources = solution.search, solution.sources
     rows = []
     for one in search.candidates:
@@ -31,7 +40,7 @@ def solve_report(solution: Solution, task: GivenTask, base_model: str, record_ab
                 "way": one.way,
                 "level": one.level,
                 "about": one.about,
-                "learns_from_labels": one.kind.learned,
+                "learns_from_labels": one.learn is not None,
                 "examples": search.judged.get(one.name, 0),
                 "macro_f1": _rounded(last and last.macro_f1),
                 "interval": [_rounded(end) for end in last.interval] if last and last.interval else None,
@@ -44,7 +53,7 @@ def solve_report(solution: Solution, task: GivenTask, base_model: str, record_ab
     return {
         "weightgen": __version__,
         "base_model": base_model,
-        "task": task.about(),
+        "task": dict(task),
         "verdict": {
             "choice": solution.choice.name,
             "way": solution.choice.way,
@@ -106,15 +115,20 @@ def solve_card(report: Mapping[str, Any]) -> str:
     """README of the result, from the report."""
     task, verdict, cost = report["task"], report["verdict"], report["cost"]
     labels = "\n".join(f"- {' '.join(label.split())}" for label in task["labels"])
-    front = ["---", f"base_model: {json.dumps(report['base_model'])}", "library_name: peft", "tags:", "  - weightgen"]
+    adapter = report["base_model"] is not None
+    front = [f"base_model: {json.dumps(report['base_model'])}", "library_name: peft"] if adapter else []
     budget = f"{cost['budget']['amount']:g} {cost['budget']['unit']}"
-    advice = "\n**Use the base instead.** The adapter in this folder changes nothing.\n" if verdict["use_base"] else ""
+    written = "The adapter in this folder changes nothing." if adapter else "No network was written."
+    advice = f"\n**Use the base instead.** {written}\n" if verdict["use_base"] else ""
     lines = [f"| {' | '.join(_cells(row))} |" for row in report["candidates"]]
     controls = [f"- {name}: {value}" for name, value in report["controls"].items()] or ["- none without labels"]
     notes = [f"- {note}" for note in report["notes"]]
     return "\n".join(
         [
+            "---",
             *front,
+            "tags:",
+            "  - weightgen",
             "---",
             "",
             f"# {' '.join(task['description'].split()) or task['name']}",
@@ -152,19 +166,25 @@ def solve_card(report: Mapping[str, Any]) -> str:
             "",
             "## Use",
             "",
-            "There is no head: the adapted encoder embeds text and labels (mean pooling, unit length), and the nearest",
-            "label wins.",
-            "",
-            "```python",
-            "from peft import PeftModel",
-            "from transformers import AutoModel",
-            "",
-            f"base = AutoModel.from_pretrained({json.dumps(report['base_model'])})",
-            'model = PeftModel.from_pretrained(base, "path/of/this/folder")',
-            "```",
+            *(_use_adapter(report["base_model"]) if adapter else USE_NETWORK),
             "",
         ]
     )
+
+
+def _use_adapter(base_model: str) -> list[str]:
+    return [
+        "There is no head: the adapted encoder embeds text and labels (mean pooling, unit length), and the nearest",
+        "label wins.",
+        "",
+        "```python",
+        "from peft import PeftModel",
+        "from transformers import AutoModel",
+        "",
+        f"base = AutoModel.from_pretrained({json.dumps(base_model)})",
+        'model = PeftModel.from_pretrained(base, "path/of/this/folder")',
+        "```",
+    ]
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:

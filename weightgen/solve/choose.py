@@ -14,6 +14,9 @@ from weightgen.evaluation.classification import interval, macro_f1_weighted, res
 from weightgen.solve.candidates import BASE, Candidate
 from weightgen.solve.record import Prior, Record
 
+GIVEN_UP = 0.01
+"""Macro-F1 that is given up at most for a simpler candidate, in the estimate."""
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -49,13 +52,13 @@ class Comparison:
     """Compares candidates on the same labelled examples, or by the track record alone."""
 
     def __init__(
-        self, y: Int[Tensor, " n"], answers: dict[str, Float[Tensor, "n c"]], record: Record | None, shots: float
+        self, y: Int[Tensor, " n"], answers: dict[str, Float[Tensor, "m c"]], record: Record | None, shots: float
     ) -> None:
         """Score everything once.
 
         Args:
             y: labels; empty without.
-            answers: logits by candidate, all for the same examples.
+            answers: logits by candidate, all for the same examples; without labels those for unlabelled texts.
             record: of the ways.
             shots: labelled examples a label.
         """
@@ -72,16 +75,26 @@ class Comparison:
         """What the first is better than the second; ``None`` if nothing is known.
 
         Nobody is better than right: the record of other tasks promises no more than the second leaves to be gained.
+        Without labels it promises no more than the share of texts that the two answer differently.
         """
         if first.name == second.name:
             return Difference(0.0, 0.0)
         prior = self._record and self._record.prior(first.way, second.way, self._shots)
         if not len(self._y):
-            return None if prior is None else Difference(prior.mean, prior.error)
+            if prior is None:
+                return None
+            most = self._apart(first.name, second.name)
+            return Difference(min(max(prior.mean, -most), most), prior.error)
         seen = self._means[first.name] - self._means[second.name]
         found = shrunken(seen, self._noise(first.name, second.name), prior)
         low, high = self._means[first.name] - 1, 1 - self._means[second.name]
         return Difference(min(max(found.value, low), high), found.noise)
+
+    def _apart(self, first: str, second: str) -> float:
+        """Share of the texts that two candidates answer differently; 1 where that is not known."""
+        if not {first, second} <= self._found.keys():
+            return 1.0
+        return (self._found[first] != self._found[second]).float().mean().item()
 
     def _noise(self, first: str, second: str) -> float:
         """Standard error of a paired difference; never less than what one more disagreement would make of it."""
@@ -112,11 +125,15 @@ def shrunken(seen: float, noise: float, prior: Prior | None) -> Difference:
 def simplest_within_noise(scored: Sequence[Scored], comparison: Comparison) -> tuple[Candidate, Candidate]:
     """The choice and the best: the simplest candidate that the best does not beat by more than one standard error.
 
+    With few labels that error is large, and on average what the best is ahead is lost. So no more than ``GIVEN_UP`` of
+    the estimate is given up for simplicity, the base aside, which is taken wherever the best is within the noise of it.
     Among candidates that are equally simple the better one is taken.
     """
     best = max(scored, key=lambda one: (one.gain.value, -one.candidate.level))
     for one in sorted(scored, key=lambda one: (one.candidate.level, -one.gain.value)):
         ahead = comparison.difference(best.candidate, one.candidate)
-        if ahead is not None and ahead.value <= ahead.noise:
+        if ahead is None:
+            continue
+        if ahead.value <= (ahead.noise if one.candidate.way == BASE.way else min(ahead.noise, GIVEN_UP)):
             return one.candidate, best.candidate
     return best.candidate, best.candidate

@@ -42,11 +42,6 @@ def given_to_solve(
         UsageError: if nothing is known, or labels are given twice.
         BadArtefact: if a file is missing or damaged.
     """
-    if data is not None and data.suffix == ".npz":
-        raise UsageError(
-            f"{data} holds examples of networks; solve finds adapters of text encoders",
-            "use weightgen generate --data or weightgen retrieve --data",
-        )
     if data is not None and (data.name.endswith(SUFFIXES) or is_arrow(data)):
         if task is not None:
             raise UsageError("--task and --data both name a task file", "give one of them")

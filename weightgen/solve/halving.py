@@ -13,6 +13,8 @@ from weightgen.solve.record import Record
 LEAST = 3
 STARTS = 2
 """Candidates that fine-tuning starts from, a fresh adapter aside."""
+USUAL = (("static",), ("generated_texts", "generated"))
+"""Ways that the record of fine-tuning was measured from."""
 Report = Callable[[str, int, int], None]
 
 
@@ -53,7 +55,7 @@ def halve(
     Args:
         judge: asks, and knows the meter.
         frozen: candidates that learn nothing, the base first.
-        learned: from the static adapter and the best others to candidates that learn, the most promising first.
+        learned: from what training starts from to candidates that learn, the most promising first.
         record: of the ways.
         report: progress.
     """
@@ -62,12 +64,13 @@ def halve(
     joining = min(1, len(rungs) - 1)
     for number, blocks in enumerate(rungs):
         if number == joining and len(judge.folds) > 1:
-            # The record of fine-tuning is that of starting at the adapter for all tasks: it is always tried, and first.
-            usual = [one for one in frozen if one.way == "static"][:1]
-            best = [one for one in alive if one.weights is not None and one not in usual]
-            new = learned([*usual, *best][:STARTS])
+            new = learned(_starts(frozen, alive))
             search.candidates += new
-            alive += new
+            judge.ask(BASE, range(count))
+            if judge.right(BASE):
+                search.fate |= {one.name: "the base answers every example rightly" for one in new}
+            else:
+                alive += _worth_it(search, judge, new, record)
         ranked = _rung(search, judge, alive, blocks, record, report)
         kept = ranked if blocks == count else ranked[: max(LEAST, (len(ranked) + 1) // 2)]
         for one in ranked[len(kept) :]:
@@ -76,17 +79,46 @@ def halve(
     return search
 
 
+def _worth_it(search: Search, judge: Judge, new: Sequence[Candidate], record: Record | None) -> list[Candidate]:
+    """Leave out what learns and did worse elsewhere than fine-tuning, beyond the error, if that can be afforded."""
+    usual = next((one for one in new if one.way == "finetuned"), None)
+    if record is None or usual is None or usual.cost is None:
+        return list(new)
+    wanted = judge.cost(usual, range(len(judge.blocks))) + usual.cost(range(len(judge.y)))
+    if not judge.base.meter.allows(wanted):
+        return list(new)
+    kept = []
+    for one in new:
+        behind = record.prior(one.way, "finetuned", judge.shots)
+        if behind is not None and behind.mean + behind.error < 0:
+            search.fate[one.name] = "the track record says that fine-tuning is better"
+        else:
+            kept.append(one)
+    return kept
+
+
+def _starts(frozen: Sequence[Candidate], alive: Sequence[Candidate]) -> list[Candidate]:
+    """What fine-tuning starts from: where its record was measured from, if that is there, then the best so far."""
+    usual = [next((one for one in frozen if one.way in ways), None) for ways in USUAL]
+    known = [one for one in usual if one is not None]
+    best = [one for one in alive if one.weights is not None and one not in known]
+    return [*known, *best][:STARTS]
+
+
 def _rung(
     search: Search, judge: Judge, alive: Sequence[Candidate], blocks: int, record: Record | None, report: Report
 ) -> list[Candidate]:
     """Ask all candidates that the budget allows; those that answered, the base aside, the best first."""
     rows, count = judge.rows(range(blocks)), len(judge.blocks)
-    stage, answers = f"judge on {len(rows)} of {len(judge.task.y)} examples", {}
+    stage, answers = f"judge on {len(rows)} of {len(judge.y)} examples", {}
     promised: dict[str, float] = {}
     for place, candidate in enumerate(alive):
         report(stage, place, len(alive))
+        if not all(part in answers for part in candidate.parts if part not in search.last):
+            search.fate[candidate.name] = "not all that it is made of was judged"
+            continue
         # What learns is begun only if it can be finished, beside what was begun: all folds, then all examples at once.
-        again = candidate.cost(len(judge.task.y)) if candidate.cost else 0.0
+        again = candidate.cost(range(len(judge.y))) if candidate.cost else 0.0
         wanted = judge.cost(candidate, range(count if candidate.cost else blocks)) + again
         if candidate.name != BASE.name and not judge.base.meter.allows(wanted + sum(promised.values())):
             search.fate[candidate.name] = "the budget did not allow it"
@@ -98,8 +130,7 @@ def _rung(
     answered = [one for one in alive if one.name in answers]
     if len(answered) == 1 and search.final:
         return []  # nothing but the base could be asked: what was judged before stands
-    shots = len(judge.task.y) / len(judge.task.text.labels)
-    comparison = Comparison(judge.task.y[rows], answers, record, shots)
+    comparison = Comparison(judge.y[rows], answers, record, judge.shots)
     scored = [one for one in map(comparison.scored, answered) if one is not None]
     for one in scored:
         search.last[one.candidate.name], search.judged[one.candidate.name] = one, len(rows)

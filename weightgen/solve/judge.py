@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import final
+from typing import Any, Protocol, final
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from weightgen.generate.task import GivenTask
-from weightgen.solve.base import Base
-from weightgen.solve.budget import reading
+from weightgen.solve.budget import Meter, reading
 from weightgen.solve.candidates import Candidate
 from weightgen.solve.journal import Journal
 from zoo.seeds import seed_of
+from zoo.types import Weights
 
 BLOCKS = 4
-FEW = 8
-"""Examples a label up to which learning is judged by four folds; by two folds above."""
+FEW = 2
+"""Examples a label up to which learning is judged by four folds; by two folds above, which cost half as much."""
 
 
 def blocks_of(y: Int[Tensor, " n"], seed: int) -> list[list[int]]:
@@ -34,21 +33,42 @@ def blocks_of(y: Int[Tensor, " n"], seed: int) -> list[list[int]]:
     return [sorted(block) for block in blocks if block]
 
 
+class Base(Protocol):
+    """What weights are tried on.
+
+    Attributes:
+        meter: what is charged.
+        labels: each label, for people.
+    """
+
+    @property
+    def meter(self) -> Meter: ...
+    @property
+    def labels(self) -> tuple[str, ...]: ...
+
+    def logits(self, weights: Weights | None, items: Sequence[Any], /) -> Float[Tensor, "n c"]:
+        """Answers to some examples under weights, or without any."""
+        ...
+
+
 @final
 class Judge:
     """Asks candidates about blocks of the labelled examples, and keeps the answers.
 
     Attributes:
-        task: with the labelled examples.
+        base: what candidates are tried on.
+        items: the examples.
+        y: their labels.
+        shots: labelled examples a label.
         blocks: numbers of examples.
         folds: blocks that are held out together when something is learned.
     """
 
-    def __init__(self, base: Base, task: GivenTask, journal: Journal, seed: int) -> None:
+    def __init__(self, base: Base, items: Sequence[Any], y: Int[Tensor, " n"], journal: Journal, seed: int) -> None:
         """Deal the examples."""
-        self.base, self.task, self._journal = base, task, journal
-        self.blocks = blocks_of(task.y, seed)
-        a_label = len(task.y) / max(1, len(task.text.labels))
+        self.base, self.items, self.y, self._journal = base, items, y, journal
+        self.blocks = blocks_of(y, seed)
+        a_label = self.shots = len(y) / max(1, len(base.labels))
         numbers = list(range(len(self.blocks)))
         half = (len(numbers) + 1) // 2
         self.folds = [[n] for n in numbers] if a_label <= FEW else [numbers[:half], numbers[half:]]
@@ -57,6 +77,10 @@ class Judge:
     def rows(self, blocks: Sequence[int]) -> list[int]:
         """Numbers of the examples of some blocks, in order."""
         return [row for block in blocks for row in self.blocks[block]]
+
+    def others(self, fold: Sequence[int]) -> list[int]:
+        """Numbers of the examples that are not in a fold."""
+        return self.rows([block for block in range(len(self.blocks)) if block not in fold])
 
     def ask(self, candidate: Candidate, blocks: Sequence[int]) -> None:
         """Let a candidate answer some blocks, unless it has."""
@@ -68,8 +92,7 @@ class Judge:
             return
         for fold in self.folds:
             if wanted := [block for block in fold if block in missing]:
-                known = self.rows([block for block in range(len(self.blocks)) if block not in fold])
-                made = Candidate(candidate.name, candidate.way, candidate.about, candidate.learn(known))
+                made = Candidate(candidate.name, candidate.way, candidate.about, candidate.learn(self.others(fold)))
                 self._keep(candidate, wanted, made)
 
     def cost(self, candidate: Candidate, blocks: Sequence[int]) -> float:
@@ -77,11 +100,11 @@ class Judge:
         missing = [block for block in blocks if self._journal.get(candidate.name, block) is None]
         if not missing:
             return 0.0
-        total = reading(len(self.rows(missing)) + len(self.task.text.labels))
+        total = reading(len(self.rows(missing)) + len(self.base.labels))
         if candidate.cost is not None:
             for fold in self.folds:
                 if set(fold) & set(missing):
-                    total += candidate.cost(len(self.task.y) - len(self.rows(fold)))
+                    total += candidate.cost(self.others(fold))
         return total
 
     def answers(self, candidate: Candidate, blocks: Sequence[int]) -> Float[Tensor, "n c"] | None:
@@ -90,9 +113,15 @@ class Judge:
         kept = [one for one in found if one is not None]
         return torch.cat(kept) if kept and len(kept) == len(found) else None
 
+    def right(self, candidate: Candidate) -> bool:
+        """Whether a candidate answered all examples, and every one rightly."""
+        answers = self.answers(candidate, range(len(self.blocks)))
+        rows = self.rows(range(len(self.blocks)))
+        return answers is not None and bool((answers.argmax(-1) == self.y[rows]).all())
+
     def _keep(self, candidate: Candidate, blocks: Sequence[int], asked: Candidate) -> None:
         rows = self.rows(blocks)
-        logits = self.base.logits(asked.weights, [self.task.texts[row] for row in rows])
+        logits = self.base.logits(asked.weights, [self.items[row] for row in rows])
         for block, part in zip(blocks, logits.split([len(self.blocks[block]) for block in blocks]), strict=True):
             self._journal.put(candidate.name, block, part)
         self._journal.save()

@@ -1,8 +1,8 @@
-"""Adapters learned from a few labelled examples: aTLAS, LoraHub, and some steps of training."""
+"""Adapters learned from a few labelled examples: aTLAS, LoraHub, some steps of training, and means of trained ones."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import final
 
 import torch
@@ -39,9 +39,16 @@ class Learner:
     def __init__(self, base: Base, task: GivenTask, seed: int) -> None:
         """Keep what is learned from."""
         self.base, self.task, self.seed = base, task, seed
+        self._trained: dict[tuple[str, tuple[int, ...]], Weights] = {}
 
-    def finetune(self, start: Weights | None, rows: Sequence[int]) -> Weights:
-        """Train an adapter further, or a fresh one."""
+    def finetune(self, name: str, start: Weights | None, rows: Sequence[int]) -> Weights:
+        """Train an adapter further, or a fresh one; what was trained before under that name is not trained again."""
+        key = (name, tuple(rows))
+        if key not in self._trained:
+            self._trained[key] = self._finetune(start, rows)
+        return self._trained[key]
+
+    def _finetune(self, start: Weights | None, rows: Sequence[int]) -> Weights:
         first = start or self.base.fresh(self.seed)
         steps = training_steps(len(rows))
         with self.base.meter.paying(steps):
@@ -60,13 +67,22 @@ class Learner:
             )
         return trained
 
-    def finetune_cost(self, examples: int) -> float:
+    def finetune_cost(self, name: str, rows: Sequence[int]) -> float:
         """Steps that ``finetune`` costs."""
-        return training_steps(examples)
+        return 0 if (name, tuple(rows)) in self._trained else training_steps(len(rows))
+
+    def soup(self, starts: Mapping[str, Weights | None], rows: Sequence[int]) -> Weights:
+        """Mean of the updates of several fine-tuned adapters (Wortsman et al. 2022), exact."""
+        trained = [self.finetune(name, start, rows) for name, start in starts.items()]
+        return compose(trained, names=list(starts)).weights
+
+    def soup_cost(self, starts: Iterable[str], rows: Sequence[int]) -> float:
+        """Steps that ``soup`` costs: what is trained already is free."""
+        return sum(self.finetune_cost(name, rows) for name in starts)
 
     def atlas(self, parents: Sequence[Weights], rows: Sequence[int]) -> Weights:
         """One coefficient a parent and tensor, started at the scaled mean."""
-        with self.base.meter.paying(self.atlas_cost(len(rows))), self.base.quick():
+        with self.base.meter.paying(self.atlas_cost(rows)), self.base.quick():
             made = compose(
                 parents,
                 "atlas",
@@ -78,7 +94,7 @@ class Learner:
             )
         return made.weights
 
-    def atlas_cost(self, examples: int) -> float:
+    def atlas_cost(self, rows: Sequence[int]) -> float:
         """Steps that ``atlas`` costs."""
         return ATLAS_STEPS
 
@@ -87,7 +103,7 @@ class Learner:
         chosen = parents[:SEARCHED]
         order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed_of("search", self.seed)))
         rows = [rows[i] for i in order[:SEARCH_TEXTS].tolist()]
-        with self.base.meter.paying(self.lorahub_cost(len(rows))), self.base.quick():
+        with self.base.meter.paying(self.lorahub_cost(rows)), self.base.quick():
             made = compose(
                 chosen,
                 "lorahub",
@@ -99,9 +115,9 @@ class Learner:
             )
         return made.weights
 
-    def lorahub_cost(self, examples: int) -> float:
+    def lorahub_cost(self, rows: Sequence[int]) -> float:
         """Steps that ``lorahub`` costs."""
-        return EVALUATIONS * reading(min(examples, SEARCH_TEXTS) + len(self.base.labels))
+        return EVALUATIONS * reading(min(len(rows), SEARCH_TEXTS) + len(self.base.labels))
 
     def _objective(self, rows: Sequence[int], batch: int) -> OverExamples:
         texts, y = [self.task.texts[i] for i in rows], self.task.y[list(rows)]

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import resource
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from weightgen.evaluation.classification import macro_f1, majority
 from weightgen.generate.task import GivenTask
@@ -30,36 +27,11 @@ from weightgen.solve.journal import Journal
 from weightgen.solve.judge import Judge
 from weightgen.solve.learn import Learner
 from weightgen.solve.record import Record
+from weightgen.solve.solution import Solution, spent
 from zoo.build.encoder import TextEncoder
 from zoo.errors import UsageError
-from zoo.types import Weights
 
 Report = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True, eq=False)
-class Solution:
-    """What was found.
-
-    Attributes:
-        weights: the chosen adapter; for the base, one that changes nothing.
-        choice: the chosen candidate.
-        search: every candidate and what became of it.
-        basis: ``"labels"``, ``"track record"``, ``"retrieval"`` or ``"nothing"``: what the choice rests on.
-        notes: what the reader should know.
-        sources: what was retrieved.
-        controls: macro-F1 of what should be worse: the most frequent label, the least similar adapter.
-        cost: steps, seconds and peak memory.
-    """
-
-    weights: Weights
-    choice: Candidate
-    search: Search
-    basis: str
-    notes: tuple[str, ...]
-    sources: Sources
-    controls: Mapping[str, float]
-    cost: dict[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,11 +88,11 @@ def solve_task(
         notes.append("an interrupted search of the same task was continued")
     learner = Learner(base, task, seed)
     if len(task.y):
-        judge = Judge(base, task, journal, seed)
+        judge = Judge(base, task.texts, task.y, journal, seed)
         search = halve(judge, frozen, lambda starts: list(learned(learner, sources, starts)), means.record, told)
         basis = "labels"
     else:
-        search, basis = _without_labels(frozen, task, means.record)
+        search, basis = _without_labels(base, frozen, task, means.record)
     choice = search.choice
     told("write", 0, 1)
     weights = choice.weights
@@ -128,13 +100,7 @@ def solve_task(
         weights = choice.learn(list(range(len(task.y))))
     weights = base.fresh(seed, rank=1) if weights is None else base.named(weights)
     controls = _controls(base, task, sources)
-    cost = {
-        "budget": {"amount": budget.amount, "unit": budget.unit},
-        "steps": round(journal.meter.steps, 1),
-        "seconds": round(journal.meter.seconds(), 2),
-        "peak_memory_mib": round(_peak_bytes() / 2**20),
-    }
-    return Solution(weights, choice, search, basis, tuple(notes), sources, controls, cost)
+    return Solution(weights, choice, search, basis, tuple(notes), sources, controls, spent(journal))
 
 
 def _candidates(
@@ -160,10 +126,13 @@ def _candidates(
     return sources, found, notes
 
 
-def _without_labels(frozen: Sequence[Candidate], task: GivenTask, record: Record | None) -> tuple[Search, str]:
+def _without_labels(
+    base: Base, frozen: Sequence[Candidate], task: GivenTask, record: Record | None
+) -> tuple[Search, str]:
     """Choose by the track record of the ways, or by calibrated retrieval alone.
 
-    A retrieved adapter that is calibrated and not likely to beat the base is out.
+    A retrieved adapter that is calibrated and not likely to beat the base is out. What is answered differently on the
+    unlabelled texts bounds what the record promises.
     """
     search = Search(list(frozen))
     able = []
@@ -173,7 +142,11 @@ def _without_labels(frozen: Sequence[Candidate], task: GivenTask, record: Record
         else:
             able.append(one)
     if record is not None:
-        comparison = Comparison(task.y, {}, record, 0)
+        texts, judged = task.text.texts, [one for one in able if one is BASE or record.prior(one.way, BASE.way, 0)]
+        cost = reading(len(texts) + len(base.labels))
+        asked = judged if texts and base.meter.allows(cost * len(judged)) else []
+        answers = {one.name: base.logits(one.weights, texts) for one in asked}
+        comparison = Comparison(task.y, answers, record, 0)
         scored = []
         for one in able:
             known = comparison.scored(one)
@@ -206,9 +179,3 @@ def _controls(base: Base, task: GivenTask, sources: Sources) -> dict[str, float]
         logits = base.logits(sources.adapters[-1], task.texts)
         found[f"adapter of the least similar task, {sources.names[-1]}"] = macro_f1(logits.argmax(-1), task.y)
     return {name: round(value, 4) for name, value in found.items()}
-
-
-def _peak_bytes() -> int:
-    """Largest memory of this process so far."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

@@ -20,7 +20,7 @@ class Way:
     learned: bool = False
 
 
-LEVELS = ("base", "one retrieved adapter", "mean", "composition", "generated", "fine-tuned")
+LEVELS = ("base", "one retrieved adapter", "mean", "composition", "generated", "fine-tuned", "mean of fine-tuned")
 """The declared order of simplicity."""
 WAYS = {
     "base": Way(0, "the base model as it is"),
@@ -34,6 +34,8 @@ WAYS = {
     "lorahub": Way(3, "LoraHub: one searched weight a source", learned=True),
     "generated": Way(4, "written by a generator from the words of the task"),
     "generated_texts": Way(4, "written by a generator from words and unlabelled texts"),
-    "finetuned": Way(5, "another candidate, trained further on the labelled examples", learned=True),
     "trained": Way(5, "a fresh adapter, trained on the labelled examples", learned=True),
+    "finetuned": Way(5, "the adapter for all tasks, or a retrieved one, trained further on the labels", learned=True),
+    "finetuned_generated": Way(5, "what a generator wrote, trained further on the labels", learned=True),
+    "soup": Way(6, "mean of several fine-tuned adapters", learned=True),
 }
