@@ -49,6 +49,9 @@ class GeneratorConfig(StrictConfig):
     generator: str
     seed: int = 0
     threads: int = Field(default=0, ge=0, description="threads of torch while training and judging; 0: its own choice")
+    precision: Literal["float32", "bfloat16"] = Field(
+        default="float32", description="of large products while training; weights and sums are float32 either way"
+    )
     token_width: int = Field(default=64, ge=1)
     align: bool = Field(default=True, description="bring the zoo into one frame: align hidden units, gauge adapters")
     whole_tasks: bool = Field(
