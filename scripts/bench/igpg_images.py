@@ -23,6 +23,7 @@ from scripts.bench import d2nwg_images as beside  # noqa: E402
 from scripts.bench._page import put  # noqa: E402
 from weightgen import jobs  # noqa: E402
 from weightgen.checkpoint import load_generator, read_history  # noqa: E402
+from weightgen.codecs.vq import VQ  # noqa: E402
 from weightgen.evaluation import start_points as points  # noqa: E402
 from weightgen.generators.igpg import IGPG  # noqa: E402
 from weightgen.types import Condition  # noqa: E402
@@ -68,16 +69,26 @@ def starts_of(generator: IGPG, zoo: Zoo, members: Members, names: list[str], nam
 
 
 @torch.no_grad()
-def codec_rows(generator: IGPG, zoo: Zoo, held: list[Members]) -> dict[str, Any]:
-    """Test accuracy of validation networks, as they are and after the codec, by data set."""
-    rows = {}
-    for members in held:
-        form = generator.problem.form(members.layout)
+def codec_rows(generator: IGPG, zoo: Zoo, train: list[Members], held: list[Members]) -> dict[str, Any]:
+    """Test accuracy of validation networks, as they are and after a codec that is fitted as the generator's was."""
+    problem, tokenizer = generator.problem, generator.problem.tokenizer
+    codec = VQ(generator.config.codec, tokenizer.width, problem.sizes())
+
+    def aligned_of(members: Members) -> Members:
+        form = problem.form(members.layout)
         assert form is not None
         assert form.reference is not None
-        aligned = members.aligned(form.reference)
-        tokenizer = generator.problem.tokenizer
-        coded = generator.reconstruct(tokenizer.values(aligned.tensors, members.layout), members.layout)
+        return members.aligned(form.reference)
+
+    sets = []
+    for members in train:
+        frame = generator.frame(members.layout)
+        sets.append((tokenizer.values(aligned_of(members).tensors, members.layout), frame.mask, frame.position))
+    codec.fit(sets, torch.Generator().manual_seed(generator.config.seed))
+    rows = {}
+    for members in held:
+        aligned, frame = aligned_of(members), generator.frame(members.layout)
+        coded = codec.reconstruct(tokenizer.values(aligned.tensors, members.layout), frame.mask, frame.position)
         after = tokenizer.tensors(coded, members.layout)
         for name in sorted({str(record.task) for record in members.records}):
             here = [i for i, record in enumerate(members.records) if record.task == name]
@@ -100,7 +111,10 @@ def run(
 ) -> None:
     """Train and measure; what is there already is not done again."""
     torch.set_num_threads(1)
-    beside.split(zoo)
+    with Zoo.open(zoo) as opened:
+        unsplit = not opened.records(split="val")
+    if unsplit:
+        beside.split(zoo)
     out, target = work / f"igpg-{seed}", RESULTS / f"seen-{seed}.json"
     jobs.train(ROOT / "configs" / "igpg-images.yaml", zoo, out, [f"seed={seed}"])
     generator = load_generator(out)
@@ -115,7 +129,7 @@ def run(
         groups = load_groups(opened, "train")
         if "codec" not in result:
             lines = [len(generator.line(members.layout)) for members in groups]
-            result |= {"words": lines, "codec": codec_rows(generator, opened, load_groups(opened, "val"))}
+            result |= {"words": lines, "codec": codec_rows(generator, opened, groups, load_groups(opened, "val"))}
             history = read_history(out)
             result["seconds"] = sum(stage["seconds"] for stage in history["stages"].values())
             result["cost"] = beside.cost_of(generator, opened, groups[0], seed)

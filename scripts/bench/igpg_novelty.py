@@ -29,15 +29,15 @@ RESULTS = ROOT / "docs" / "results"
 FOLDER, PICTURE = RESULTS / "igpg_novelty", RESULTS / "igpg_novelty.png"
 CANDIDATES = 4
 TEMPERATURES = (0.1, 0.5, 1.0, 1.5, 2.0, 3.0)
-NOISE = (0.0, 0.1, 0.2, 0.4, 0.8)
+NOISE = (0.0, 0.2, 0.4, 0.8, 1.2, 1.6)
 SHARES = (0.1, 0.25, 0.5)
 COUNTS = (2, 4, 16, 0)
 NAMES = {
     "igpg": ("IGPG", "temperature"),
-    "noise": ("nearest network + noise", "noise, deviations of a weight"),
+    "noise": ("nearest network + noise", "deviation"),
     "mixture": ("two nearest networks, aligned, mixed", "share of the second"),
     "mean": ("mean of the nearest networks, aligned", "networks"),
-    "mean_noise": ("mean of the nearest 4, aligned, + noise", "noise, deviations of a weight"),
+    "mean_noise": ("mean of the nearest 4, aligned, + noise", "deviation"),
     "oracle": ("trained in full on the task", ""),
 }
 TEMPLATE = """## IGPG: novelty and accuracy
@@ -202,7 +202,7 @@ def _reading(points: list[dict[str, Any]]) -> str:
     above = 0
     for point in own:
         rivals = [one for one in simple if one["distance_ratio"] >= point["distance_ratio"]]
-        above += all(point["accuracy"] > one["accuracy"] for one in rivals)
+        above += bool(rivals) and all(point["accuracy"] > one["accuracy"] for one in rivals)
     parts.append(
         f"Of {len(own)} temperatures of IGPG, {above} are more accurate than every simple way that is at least as far "
         "from the zoo."

@@ -1,7 +1,7 @@
 """The announcement of IGPG: an instruction becomes the layout of a network before a single weight is written.
 
 A text encoder reads the instruction. A recurrent model, which attends to what the encoder made of every token, says one
-thing after the other: the activation of a perceptron, then the size of every hidden layer, then that it is done; or, in
+thing after the other: the activation of a perceptron, the number of its hidden layers, then the size of each; or, in
 one word, a network of another family that was learned from. What may be said at each step is fixed, so every
 announcement is a network that can be built. It learns from perceptrons that are drawn at random and put into words in
 many ways (``generators/instructions.py``), so it knows sizes that no network of the zoo has.
@@ -58,7 +58,7 @@ class Shape:
 
 
 class Announcer(nn.Module):
-    """Says a shape, one word after the other: an activation, sizes of hidden layers, the end; or a whole network."""
+    """Says a shape, one word after the other: an activation, a count, that many sizes; or a whole network."""
 
     def __init__(
         self, config: AnnounceConfig, activations: Sequence[str], others: Sequence[str], text_size: int
@@ -74,42 +74,38 @@ class Announcer(nn.Module):
         super().__init__()
         self.config, self.activations, self.others = config, tuple(activations), tuple(others)
         self.kinds = self.activations + self.others
-        self.end = len(self.kinds) + (config.widest - config.narrowest + 1)
+        self.first_size = len(self.kinds) + config.deepest
+        count = self.first_size + config.widest - config.narrowest + 1
         self.read = nn.Sequential(nn.LayerNorm(text_size), nn.Linear(text_size, config.width))
         self.start = nn.Sequential(nn.GELU(), nn.Linear(config.width, config.width))
-        self.word = nn.Embedding(self.end + 1, config.width)
+        self.word = nn.Embedding(count, config.width)
         self.cell = nn.GRUCell(2 * config.width, config.width)
         self.keys = nn.Linear(config.width, 2 * config.width)
         self.query = nn.Linear(config.width, config.width)
         self.head = nn.Sequential(nn.Linear(2 * config.width, config.width), nn.GELU())
-        self.out = nn.Linear(config.width, self.end + 1)
+        self.out = nn.Linear(config.width, count)
 
     def words(self, shape: Shape) -> list[int]:
         """A shape as the words that announce it."""
-        first = len(self.kinds) - self.config.narrowest
-        return [self.kinds.index(shape.kind), *(first + size for size in shape.hidden), self.end]
+        kind = self.kinds.index(shape.kind)
+        sizes = [self.first_size + size - self.config.narrowest for size in shape.hidden]
+        return [kind, len(self.kinds) + len(sizes) - 1, *sizes] if sizes else [kind]
 
     def shape(self, words: Sequence[int]) -> Shape:
         """Inverse of ``words``."""
-        first = len(self.kinds) - self.config.narrowest
-        return Shape(self.kinds[words[0]], tuple(word - first for word in words[1:] if word != self.end))
+        return Shape(self.kinds[words[0]], tuple(w - self.first_size + self.config.narrowest for w in words[2:]))
 
-    def legal(self, step: int, first: Int[Tensor, " b"]) -> Float[Tensor, "b v"]:
-        """Zero for the words that may be said at a step, minus infinity for all others.
+    def length(self, words: Sequence[int]) -> int:
+        """How many words an announcement has that begins with these."""
+        if words[0] >= len(self.activations):
+            return 1
+        return 2 if len(words) < 2 else words[1] - len(self.kinds) + 3
 
-        Args:
-            step: number of words said before.
-            first: the first word of each announcement; any number before there is one.
-        """
-        bias = torch.full((len(first), self.end + 1), float("-inf"), device=first.device)
-        if step == 0:
-            bias[:, : len(self.kinds)] = 0
-            return bias
-        whole = first >= len(self.activations)
-        if step <= self.config.deepest:
-            bias[~whole, len(self.kinds) : self.end] = 0
-        bias[whole if step == 1 else slice(None), self.end] = 0
-        return bias
+    def legal(self, step: int) -> slice:
+        """The words that may be said at a step."""
+        bounds = (0, len(self.kinds), self.first_size, None)
+        start = min(step, 2)
+        return slice(bounds[start], bounds[start + 1])
 
     def _begin(self, about: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of every token, and the first state."""
@@ -141,31 +137,29 @@ class Announcer(nn.Module):
         """
         lines = [self.words(shape) for shape in shapes]
         longest = max(map(len, lines))
-        words = torch.tensor([line + [self.end] * (longest - len(line)) for line in lines], device=about.device)
+        words = torch.tensor([line + [0] * (longest - len(line)) for line in lines], device=about.device)
         there = torch.tensor([[i < len(line) for i in range(longest)] for line in lines], device=about.device)
         heads, state = self._begin(about, mask)
         total, seen, before = about.new_zeros(()), state, None
         for step in range(longest):
             logits, state, seen = self._step(heads, mask, state, seen, before)
-            some, before = there[:, step], words[:, step]
-            logits = logits + self.legal(step, words[:, 0])
-            total = total + F.cross_entropy(logits[some], before[some], reduction="sum")
+            some, before, legal = there[:, step], words[:, step], self.legal(step)
+            wanted = before[some] - (legal.start or 0)
+            total = total + F.cross_entropy(logits[some, legal], wanted, reduction="sum")
         return total / len(lines)
 
     @torch.no_grad()
     def announce(self, about: Float[Tensor, "b k e"], mask: Bool[Tensor, "b k"]) -> list[Shape]:
         """The most likely word at every step."""
         heads, state = self._begin(about, mask)
-        lines, seen, before = [[] for _ in range(len(about))], state, None
-        first = torch.zeros(len(about), dtype=torch.long, device=about.device)
-        done = torch.zeros(len(about), dtype=torch.bool, device=about.device)
+        lines, seen, before = [list[int]() for _ in range(len(about))], state, None
         for step in range(self.config.deepest + 2):
             logits, state, seen = self._step(heads, mask, state, seen, before)
-            before = torch.where(done, self.end, (logits + self.legal(step, first)).argmax(-1))
-            first = before if step == 0 else first
-            done |= before == self.end
+            legal = self.legal(step)
+            before = logits[:, legal].argmax(-1) + (legal.start or 0)
             for line, word in zip(lines, before.tolist(), strict=True):
-                line.append(word)
+                if not line or len(line) < self.length(line):
+                    line.append(word)
         return [self.shape(line) for line in lines]
 
     def random(self, count: int, generator: torch.Generator) -> list[Shape]:

@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float, Int
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from weightgen.codecs.quantisers import Codebooks
 from weightgen.codecs.vq import VQ, VQConfig
 from weightgen.conditioners.joint import ConditionEncoder, ConditionerConfig, ConditionTokens
 from weightgen.generators import Generator, GeneratorConfig, Problem, Stage, StageConfig, TokenSet, register_generator
@@ -74,7 +75,16 @@ class IGPGConfig(GeneratorConfig):
     def _heads_fit(self) -> Self:
         check_heads(self.width, self.heads)
         check_heads(self.width, self.conditioner.heads)
+        if self.has_own_words and self.codec.quantiser.kind != "vq":
+            raise ValueError(
+                f"prior.learn_words and prior.word_size need codec.quantiser.kind vq, not {self.codec.quantiser.kind}"
+            )
         return self
+
+    @property
+    def has_own_words(self) -> bool:
+        """Whether words stand for something else than the codec was fitted to."""
+        return self.prior.learn_words or self.prior.word_size != 1
 
 
 @register_generator
@@ -150,7 +160,7 @@ class IGPG(Generator):
 
     @torch.no_grad()
     def prepare(self, stage: str, networks: Sequence[TokenSet]) -> None:
-        """Before the first stage: fit the codec. Before those of the prior: what words stand for."""
+        """Before the first stage: fit the codec. Before the first of the prior: what words stand for."""
         if not bool(self.fitted):
             frames = [self.frame(one.layout) for one in networks]
             generator = torch.Generator().manual_seed(seed_of(self.config.seed, "codec"))
@@ -162,8 +172,17 @@ class IGPG(Generator):
             self._lines.clear()
         if stage == "announce":
             self._instructions = self._texts()
-        if stage != "codec":
-            self.prior.vectors.copy_(self.vocabulary.vectors(self.codec))
+        if stage == next(name for name in ("prior", "behaviour") if self._steps(name) or name == "behaviour"):
+            self.prior.vectors.copy_(self.config.prior.word_size * self.vocabulary.vectors(self.codec))
+
+    def _steps(self, stage: str) -> int:
+        return getattr(self.config.stages, stage).steps
+
+    def finish(self, stage: str) -> None:
+        """After those of the prior: the codec says what words stand for now."""
+        if stage in ("prior", "behaviour") and self.config.has_own_words:
+            assert isinstance(self.codec.quantiser, Codebooks)
+            self.codec.quantiser.replace(self.prior.keep_meaning())
 
     def _texts(self) -> tuple[Vectors, list[Shape]]:
         """Instructions to learn announcements from: as vectors of tokens, and the networks that they ask for."""

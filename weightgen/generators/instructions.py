@@ -96,6 +96,7 @@ def _both(hidden: Sequence[int], rng: torch.Generator) -> str:
     if depth > 1:
         order = [f"{'the ' if i else ''}{ORDINALS[i]} hidden layer {size} {units}" for i, size in enumerate(listed)]
         ways += [", ".join(order), f"from input to output {' then '.join(listed)} {units}"]
+        ways += [f"first {' then '.join(f'{size} {units}' for size in listed)}"]
     if len(set(hidden)) == 1:
         size, count = _said(hidden[0], rng, 0.25), _said(depth, rng, 0.6)
         each = pick(["each", "in each of them", "per layer", "in every layer"], rng)
@@ -106,11 +107,15 @@ def _both(hidden: Sequence[int], rng: torch.Generator) -> str:
                 f"{count} hidden layers, {size} {units} {each}",
             ]
             ways += [f"{count} hidden layers of size {size}", f"with {count} times {size} hidden units"]
+            ways += [
+                f"{size} {units} in each of its {count} hidden layers",
+                f"{count} hidden layers, all of size {size}",
+            ]
             ways += [f"{count} hidden layers. {pick(['Each has', 'Every one has'], rng)} {size} {units}"]
         else:
             ways += [f"one hidden layer of {size} {units}", f"with {size} {units} in its only hidden layer"]
             ways += [f"whose hidden part is one layer of {size} {units}", f"hidden layer size {size}, just one of them"]
-            ways += [f"a single hidden layer with {size} {units}"]
+            ways += [f"a single hidden layer with {size} {units}", f"through one layer of {size} {units}"]
     return pick(ways, rng)
 
 
@@ -165,6 +170,9 @@ def phrase(shape: Shape, inputs: Sequence[int], classes: int, config: AnnounceCo
         if chance(0.2, rng):
             before.append(pick(LOOSE[_loose(hidden, config)], rng))
     else:
+        if chance(0.15, rng):
+            how, count = pick(LOOSE[_loose(hidden, config)], rng), _said(len(hidden), rng, 0.7)
+            return f"{count} {how} hidden layer{'s' if len(hidden) > 1 else ''}"
         if chance(0.9, rng):
             every = len(hidden) + 1
             short = chance(0.2, rng)
@@ -175,9 +183,9 @@ def phrase(shape: Shape, inputs: Sequence[int], classes: int, config: AnnounceCo
             early, late = _width(hidden, config, rng)
             before += [early] if early else []
             after += [late] if late else []
-    if len(hidden) > 2 and chance(0.15, rng):
+    if len(hidden) > 2 and chance(0.2, rng):
         before.append("deep")
-    if len(hidden) == 1 and chance(0.15, rng):
+    if len(hidden) == 1 and chance(0.3, rng):
         before.append("shallow")
     kind = pick([*PERCEPTRONS, *PERCEPTRONS, *ANY], rng)
     return _sentence(before, kind, after, shape.kind, _about(inputs, classes, rng), rng)

@@ -48,7 +48,7 @@ class PriorConfig(StrictConfig):
     condition_dropout: float = Field(default=0.1, ge=0, lt=1)
     reorder: float = Field(default=0.2, ge=0, le=1, description="share of batches with some layers first, for filling")
     bfloat16: bool = Field(default=True, description="matrix products in training")
-    word_size: float = Field(default=1.0, gt=0, description="what words stand for, in units of what the codec says")
+    word_size: float = Field(default=1.0, gt=0, description="what words stand for at first, as a share of the codec's")
     learn_words: bool = Field(default=False, description="what words stand for is learned too, from there on")
 
     @model_validator(mode="after")
@@ -144,8 +144,15 @@ class Prior(nn.Module):
     @property
     def meaning(self) -> Float[Tensor, "v g"]:
         """What every word stands for."""
-        vectors = self.config.word_size * self.vectors
-        return vectors if self.moved is None else vectors + self.moved
+        return self.vectors if self.moved is None else self.vectors + self.moved
+
+    @torch.no_grad()
+    def keep_meaning(self) -> Float[Tensor, "v g"]:
+        """Make what was learned of words the start of what follows, and return it."""
+        self.vectors.copy_(self.meaning)
+        if self.moved is not None:
+            self.moved.zero_()
+        return self.vectors
 
     def nothing(self, condition: ConditionTokens, where: Bool[Tensor, " b"]) -> ConditionTokens:
         """The condition with nothing known in some rows."""
