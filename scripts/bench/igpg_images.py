@@ -44,6 +44,7 @@ CONTROLS = {
     "other_words": "the words of another set, refined for this one",
     "other_refinement": "the words of this set, refined for another one",
     "other": "written for another set",
+    "start": "the network that lines begin at",
 }
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -65,6 +66,10 @@ def starts_of(generator: IGPG, zoo: Zoo, members: Members, names: list[str], nam
             told_of |= {"other_words": (strange, one), "other_refinement": (words, two), "other": (strange, two)}
         for key, (said, told) in told_of.items():
             found.setdefault(key, []).append(tokenizer.tensors(generator.read(said, layout, told), layout))
+    frame = generator.frame(layout)
+    nothing = torch.zeros(1, len(frame) * generator.codec.sub_vectors, generator.config.codec.group)
+    begun = generator.codec.decode_vectors(nothing, frame.mask, frame.position)
+    found["start"] = [tokenizer.tensors(begun, layout)]
     return {key: {k: torch.cat([n[k] for n in nets]) for k in nets[0]} for key, nets in found.items()}
 
 
