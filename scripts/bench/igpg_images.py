@@ -200,8 +200,9 @@ def render() -> None:
         "",
         f"Without training IGPG is at or above a network of the zoo on {len(above)} of {len(one['curves'])} sets"
         f" ({', '.join(sorted(above)) or 'none'}).",
-        "Printed for MNIST, on another zoo: IGPG 83.2 without training, 94.5 after 25 epochs. Lines begin at one network",
-        "of the zoo, which was trained on one of the sets: see below how good it is on each before anything is learned.",
+        "Printed for MNIST, on another zoo: IGPG 83.2 without training, 94.5 after 25 epochs. Lines begin at one",
+        "network of the zoo, which was trained on one of the sets: see below how good it is on each before anything is",
+        "learned.",
         "",
         "What words and refinement do, without training:",
         "",

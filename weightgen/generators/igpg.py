@@ -172,11 +172,8 @@ class IGPG(Generator):
             self._lines.clear()
         if stage == "announce":
             self._instructions = self._texts()
-        if stage == next(name for name in ("prior", "behaviour") if self._steps(name) or name == "behaviour"):
+        if stage == ("prior" if self.config.stages.prior.steps else "behaviour"):
             self.prior.vectors.copy_(self.config.prior.word_size * self.vocabulary.vectors(self.codec))
-
-    def _steps(self, stage: str) -> int:
-        return getattr(self.config.stages, stage).steps
 
     def finish(self, stage: str) -> None:
         """After those of the prior: the codec says what words stand for now."""
