@@ -150,9 +150,12 @@ def run(
                 data, own = beside.image_set(opened, members, name), beside.of_task(members, name)
                 starts = starts_of(generator, opened, members, names, name, seed)
                 some = torch.randperm(len(own), generator=torch.Generator().manual_seed(seed))[: beside.NETWORKS]
-                main = {"igpg": starts.pop("igpg"), "member": {key: value[some] for key, value in own.tensors.items()}}
+                member = {"member": {key: value[some] for key, value in own.tensors.items()}}
                 epochs = EPOCHS if name in sets.split(",") else (0,)
-                result["curves"][name] = beside.run_curves(data, main, epochs, seed)
+                result["curves"][name] = {
+                    **beside.run_curves(data, {"igpg": starts.pop("igpg")}, epochs, seed),
+                    **beside.run_curves(data, member, (0,), seed),
+                }
                 result["controls"][name] = beside.run_curves(data, starts, (0,), seed)
                 beside.log(f"{name}: {beside.summary(result['curves'][name])}")
                 keep()
