@@ -5,8 +5,8 @@
     python scripts/bench/igpg_families.py render                 # the section of docs/results.md
 
 Zoo and generator are those of configs/families.yaml and configs/igpg-families.yaml. Instructions are in
-igpg_instructions.json: `used` were looked at while phrasings were changed, `fresh` and `families` were written before
-and announced once, at the end.
+igpg_instructions.json: `used` were looked at while phrasings were changed; `fresh` were written before, `families`
+later, and both were announced once, at the end.
 """
 
 from __future__ import annotations
@@ -195,12 +195,13 @@ def render() -> None:
         return f"{sum(row[what] for row in rows)} of {len(rows)}"
 
     lines += [
-        "Announcements need the stage `announce` alone. Of the instructions that were written before the phrasings that",
-        f"it learns from, and announced once, the depth is right in {right(fresh, 'depth_right')}, the mean width within",
-        f"20 % of what was asked for in {right(fresh, 'width_right')}, the family in {right(fresh, 'family_right')}; where",
-        f"only the family is asked for, in {right(families, 'family_right')}. Of those that phrasings were changed by:",
-        f"depth {right(used, 'depth_right')}, width {right(used, 'width_right')}. Where sizes differ from layer to layer",
-        "it announces equal ones; the mean is judged, so one such line below counts as right.",
+        "Announcements need the stage `announce` alone. Of the instructions that were written before the phrasings",
+        f"that it learns from, and announced once, the depth is right in {right(fresh, 'depth_right')}, the mean width",
+        f"within 20 % of what was asked for in {right(fresh, 'width_right')}, the family in",
+        f"{right(fresh, 'family_right')}; of others, written later and announced once too, the family in",
+        f"{right(families, 'family_right')}. Of those that phrasings were changed by: depth",
+        f"{right(used, 'depth_right')}, width {right(used, 'width_right')}. Where sizes differ from layer to layer it",
+        "announces equal ones; the mean is judged, so one such line below counts as right.",
         "",
         "| instruction | announced | right |",
         "|---|---|---|",
