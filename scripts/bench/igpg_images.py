@@ -113,6 +113,7 @@ def run(
     work: Annotated[Path, typer.Option(help="Folder for generators.")],
     seed: int = 0,
     sets: Annotated[str, typer.Option(help="Data sets that are trained further.")] = ",".join(LONG),
+    changes: Annotated[list[str] | None, typer.Option("--set", help="Changes of the config, a.b=c.")] = None,
 ) -> None:
     """Train and measure; what is there already is not done again."""
     torch.set_num_threads(1)
@@ -121,7 +122,7 @@ def run(
     if unsplit:
         beside.split(zoo)
     out, target = work / f"igpg-{seed}", RESULTS / f"seen-{seed}.json"
-    jobs.train(ROOT / "configs" / "igpg-images.yaml", zoo, out, [f"seed={seed}"])
+    jobs.train(ROOT / "configs" / "igpg-images.yaml", zoo, out, [f"seed={seed}", *(changes or [])])
     generator = load_generator(out)
     assert isinstance(generator, IGPG)
     result: dict[str, Any] = json.loads(target.read_text()) if target.is_file() else {"curves": {}, "controls": {}}
@@ -135,7 +136,7 @@ def run(
         if "codec" not in result:
             lines = [len(generator.line(members.layout)) for members in groups]
             result |= {"words": lines, "codec": codec_rows(generator, opened, groups, load_groups(opened, "val"))}
-            history = read_history(out)
+            history, result["changes"] = read_history(out), changes or []
             result["seconds"] = sum(stage["seconds"] for stage in history["stages"].values())
             result["cost"] = beside.cost_of(generator, opened, groups[0], seed)
             keep()
@@ -184,6 +185,7 @@ def render() -> None:
         "Made by `python scripts/bench/igpg_images.py render` from `docs/results/igpg_images`; one run. Zoo of",
         f"`configs/cnn-images.yaml`, accuracy on test images in %, {beside.NETWORKS} networks a method, each written",
         f"from {beside.SHOTS} validation images a class. A line has {' or '.join(map(str, one['words']))} words.",
+        *([f"The config was changed: `{' '.join(one['changes'])}`."] if one["changes"] else []),
         f"Training took {one['seconds']:.0f} s on a shared processor core; the generator has {cost['parameters']:,}",
         f"parameters. One network takes {cost['seconds_1']:.2f} s, 128 take {cost['seconds_128']:.1f} s. Rows of",
         "D2NWG, the mapper and random initialisations are those of the section above: the same test images, batches",
