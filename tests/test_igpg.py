@@ -221,11 +221,13 @@ def test_words_say_which_network_is_wanted(data: TrainingData) -> None:
         ("prior={context: 16, overlap: 16}", "overlap of 16 words leaves nothing new"),
         ("heads=3", "width of 16 cannot be shared by 3"),
         ("sampling.temperature=0", r"sampling\.temperature"),
+        ("prior={word_size: 0.5}", "quantiser.kind vq, not residual"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(override: str, message: str) -> None:
+    several = (SEVERAL,) if "residual" in message else ()
     with pytest.raises(UsageError, match=message):
-        tiny_config("igpg", override)
+        tiny_config("igpg", *several, override)
 
 
 def test_the_refinement_is_bounded_and_knows_the_condition(data: TrainingData) -> None:
@@ -243,6 +245,36 @@ def test_the_refinement_is_bounded_and_knows_the_condition(data: TrainingData) -
     assert not generator.read(words, layout, one).equal(generator.read(words, layout, other))
     alone = ConditionTokens(one.tokens.repeat(1, 2, 1), torch.arange(2 * one.tokens.shape[1])[None] < one.classes, 2)
     assert generator.read(words, layout, alone).allclose(generator.read(words, layout, one), atol=1e-5), "masked tokens"
+
+
+def test_words_may_begin_small_and_learn_what_they_stand_for(data: TrainingData) -> None:
+    plain = make(data)
+    assert plain.prior.moved is None
+    assert plain.prior.meaning.equal(plain.vocabulary.vectors(plain.codec))
+    small = make(data, "prior={depth: 1, feed_forward: 16, word_size: 0.1, learn_words: true}", "codec.means=member")
+    assert small.prior.moved is not None
+    small.prior.moved.data.zero_()
+    torch.testing.assert_close(small.prior.meaning, 0.1 * small.vocabulary.vectors(small.codec))
+    layout, train = data.problem.forms[0].layout, data.token_sets()[0].values
+    begun = small.read(small.words(train[:4], layout), layout)
+    spread = (begun - begun.mean(0)).square().sum() / (train[:4] - train[:4].mean(0)).square().sum()
+    assert spread < 0.02, "all words stand for nearly the same network"
+    assert (train - begun[0]).flatten(1).norm(dim=1).min() < 0.3 * begun[0].norm(), "which is one of the zoo"
+    stage = next(stage for stage in small.stages() if stage.name == "behaviour")
+    for part in stage.trains:
+        part.requires_grad_(True)
+    stage.loss(data.batch(stage, 0)).total.backward()
+    assert small.prior.moved.grad is not None
+    assert small.prior.moved.grad.abs().sum() > 0
+    small.requires_grad_(False)
+    small.prior.moved.data += torch.randn(small.prior.moved.shape, generator=torch.Generator().manual_seed(0))
+    meaning = small.prior.meaning.clone()
+    small.finish("behaviour")
+    torch.testing.assert_close(small.prior.meaning, meaning)
+    small.prepare("codec", data.token_sets())
+    torch.testing.assert_close(small.prior.meaning, meaning)
+    again = small.read(small.words(train[:4], layout), layout)
+    torch.testing.assert_close(again, small.reconstruct(train[:4], layout))  # the codec has learned it too
 
 
 def test_the_behavioural_stage_trains_words_and_refinement(data: TrainingData) -> None:

@@ -43,19 +43,6 @@ SHAPES: Mapping[str, tuple[list[int], str]] = {
     "20-20-20": ([20, 20, 20], "new depth and width"),
 }
 GENERATORS = {"IGPG": "igpg-mlps", "D2NWG": "d2nwg-digits"}
-SAID = (
-    ("a 3-layer tanh MLP for 8x8 digits, narrow", 2, 4, 16),
-    ("two hidden layers of 16 units each, please", 2, 16, 16),
-    ("a perceptron whose one hidden layer has 24 neurons", 1, 24, 24),
-    ("deep and wide: four hidden layers, lots of units", 4, 28, 40),
-    ("an MLP with 20 units in its only hidden layer", 1, 20, 20),
-    ("four-layer tanh net, every layer 12 wide", 3, 12, 12),
-    ("64-16-16-16-5 tanh MLP", 3, 16, 16),
-    ("something thin with two layers of weights", 1, 4, 16),
-    ("a very narrow classifier with three hidden layers for handwritten digits", 3, 4, 16),
-    ("hidden layer size 32, just one of them", 1, 32, 32),
-)
-"""Instructions that were written by hand, hidden layers, and the range of widths that they mean."""
 TEMPLATE = """## IGPG: shapes that no network of the zoo has
 
 Made by `python scripts/bench/igpg_architectures.py render` from the JSON under `docs/results/igpg_architectures/`;
@@ -71,11 +58,6 @@ nearest shape; new units start at random and lead nowhere, new layers are identi
 
 Of {new} shapes that are new, IGPG after one epoch is above the resized neighbour on {above_neighbour} and above scratch
 on {above_scratch}.
-
-Announcements for {instructions} instructions that were written by hand, of the first seed: the depth is right in
-{depth}, the mean width within 20 % of what was asked for in {width}.
-
-{said}
 """
 NEIGHBOUR, FULL = "nearest shape, resized", "trained in full"
 app = typer.Typer(add_completion=False, no_args_is_help=True)
@@ -191,27 +173,6 @@ def _written(generator: Generator) -> Method:
     return make
 
 
-def _heard(generator: Generator) -> dict[str, Any]:
-    """Shapes that are announced for instructions written by hand."""
-    import torch
-
-    from weightgen.types import Condition, Vectors
-    from zoo.build.encoder import EncoderConfig, TextEncoder
-    from zoo.datasets import Examples
-
-    assert generator.problem.text_encoder is not None
-    vectors = TextEncoder(EncoderConfig(name=generator.problem.text_encoder)).encode([said for said, *_ in SAID])
-    examples = Examples(torch.zeros(1, 5, 1, 8, 8), torch.ones(1, 5, 1).bool())
-    rows = []
-    for (said, depth, low, high), vector in zip(SAID, vectors, strict=True):
-        known = Condition(examples, architecture=Vectors(vector[None, None], torch.ones(1, 1).bool()))
-        hidden = generator.layout_for(known).config["architecture"]["sizes"][1:-1]
-        width = sum(hidden) / len(hidden)
-        near = 0.8 * low <= width <= 1.2 * high
-        rows.append({"said": said, "announced": hidden, "depth": len(hidden) == depth, "width": near})
-    return {"rows": rows, **{key: sum(row[key] for row in rows) for key in ("depth", "width")}}
-
-
 def _rows(make: Method, val: Tasks, test: Tasks, training: TrainingConfig, seed: int) -> dict[str, Any]:
     """Accuracy of one method on every shape, before and after an epoch; its rate is chosen on validation tasks."""
     rows: dict[str, Any] = {}
@@ -286,8 +247,6 @@ def _one(seed: int, work: Path, target: Path) -> None:
                 "seconds": round(sum(stage["seconds"] for stage in stages), 1),
             }
             methods[name] = _rows(_written(generator), val, test, training, seed)
-            if generator.problem.text_encoder is not None:
-                result["instructions"] = _heard(generator)
             keep()
 
 
@@ -331,12 +290,6 @@ def render() -> None:
             wins[name] += float(_cell(rows["IGPG"], "1")) > float(_cell(rows[name], "1"))
     made = runs[0]["generators"]
     costs = "; ".join(f"{name} {one['parameters']:,} parameters" for name, one in made.items())
-    heard = runs[0]["instructions"]
-    said = [
-        "| instruction | announced |",
-        "|---|---|",
-        *(f"| {row['said']} | {'-'.join(map(str, row['announced']))} |" for row in heard["rows"]),
-    ]
     zoo = ", ".join(sorted("-".join(map(str, shape)) for shape in runs[0]["zoo_shapes"]))
     text = TEMPLATE.format(
         runs=len(runs),
@@ -347,10 +300,6 @@ def render() -> None:
         new=len(new),
         above_neighbour=wins[NEIGHBOUR],
         above_scratch=wins["scratch"],
-        instructions=len(heard["rows"]),
-        depth=heard["depth"],
-        width=heard["width"],
-        said="\n".join(said),
     )
     put("igpg_architectures", text)
 

@@ -242,6 +242,11 @@ def test_encoding_does_not_depend_on_company(encoder: Path) -> None:
     together = loaded.encode(texts)
     torch.testing.assert_close(together, torch.cat([loaded.encode([text]) for text in texts]))
     torch.testing.assert_close(together.norm(dim=1), torch.ones(3))
+    states, mask = loaded.read(texts, batch=2)
+    assert mask.sum(1).tolist() == [len(row) for row in loaded.tokens(texts, 48)]
+    assert not states[~mask].any()
+    pooled = torch.nn.functional.normalize(states.sum(1), dim=1)
+    torch.testing.assert_close(pooled, together)
 
 
 def test_the_labels_of_a_step_hold_those_of_the_batch() -> None:

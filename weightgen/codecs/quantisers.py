@@ -218,6 +218,11 @@ class Codebooks(Quantiser):
             commitment = commitment + mean_square(x - value, mask)
         return Quantised(straight_through(x, value), torch.stack(codes, -1), commitment)
 
+    def replace(self, codebook: Float[Tensor, "k g"]) -> None:
+        """Let the codes of the only codebook stand for other vectors."""
+        (layer,) = self._layers
+        layer.codebook = codebook.clone()
+
     def lookup(self, codes: Int[Tensor, "n q"]) -> Float[Tensor, "n g"]:
         """Sum over the codebooks."""
         books = zip(self._layers, codes.T, strict=True)

@@ -21,7 +21,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from weightgen.codecs.quantisers import NO_CODE, Quantised, QuantiserConfig, make_quantiser
-from weightgen.codecs.standardise import Networks, Standardiser
+from weightgen.codecs.standardise import Means, Networks, Standardiser
 from weightgen.nn import PositionEmbedding, check_heads, transformer
 from weightgen.types import Loss
 from zoo.config import StrictConfig
@@ -31,7 +31,7 @@ class VQConfig(StrictConfig):
     """Sub-vectors, quantiser and autoencoder."""
 
     group: int = Field(default=2, ge=1, description="weights a sub-vector")
-    means: Literal["role", "weight"] = "weight"
+    means: Means = Field(default="weight", description="what is subtracted, see codecs.standardise")
     quantiser: QuantiserConfig = QuantiserConfig()
     mean_codes: float | None = Field(
         default=None, ge=1, description="codes a sub-vector on average, more in small layers; only for residual"

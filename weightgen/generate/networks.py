@@ -145,21 +145,18 @@ def ask(generator: Generator, wish: Wish, x: Tensor, y: Tensor, path: Path) -> t
             "name the network with --architecture, or train with text_encoder and conditioner.parts [.., architecture]",
         )
     encoder = TextEncoder(EncoderConfig(name=name))
-
-    def told(text: str) -> Vectors:
-        return Vectors(encoder.encode([text])[None], torch.ones(1, 1, dtype=torch.bool))
-
     if layout is None:
         assert wish.instruction is not None
         shape = next((s for s in _shapes(generator) if torch.Size(s).numel() == x[0].numel()), None)
         if shape is None:
             raise _wrong_shape(generator, x, path)
         examples = Examples.group(x.reshape(len(x), *shape), y)
-        layout = generator.layout_for(Condition(examples, architecture=told(wish.instruction)))
+        layout = generator.layout_for(Condition(examples, architecture=Vectors(*encoder.read([wish.instruction]))))
     # What is written is told in the words of training; the instruction has decided what that is.
     architecture = architecture_of(layout)
-    called = told(family(architecture).describe(architecture))
-    return replace(_condition(generator, x, y, layout), architecture=called), layout
+    called = encoder.encode([family(architecture).describe(architecture)])
+    told = Vectors(called[None], torch.ones(1, 1, dtype=torch.bool))
+    return replace(_condition(generator, x, y, layout), architecture=told), layout
 
 
 def _shapes(generator: Generator) -> list[tuple[int, ...]]:

@@ -1,9 +1,10 @@
 """The announcement of IGPG: an instruction becomes the layout of a network before a single weight is written.
 
-The vector that a text encoder gives for an instruction starts a recurrent model that says one thing after the other:
-activation, then the size of every hidden layer, then that it is done. What may be said at each step is fixed, so every
-announcement is a network that can be built. It learns from architectures that are drawn at random and put into words
-in many ways, so it knows sizes that no network of the zoo has.
+A text encoder reads the instruction. A recurrent model, which attends to what the encoder made of every token, says one
+thing after the other: the activation of a perceptron, the number of its hidden layers, then the size of each; or, in
+one word, a network of another family that was learned from. What may be said at each step is fixed, so every
+announcement is a network that can be built. It learns from perceptrons that are drawn at random and put into words in
+many ways (``generators/instructions.py``), so it knows sizes that no network of the zoo has.
 """
 
 from __future__ import annotations
@@ -14,15 +15,15 @@ from typing import Self
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from einops import rearrange
+from jaxtyping import Bool, Float, Int
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from weightgen.nn import check_heads
 from zoo.config import StrictConfig
 from zoo.kinds.dense import layout_of
 from zoo.types import Layout
-
-COUNTS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight")
 
 
 class AnnounceConfig(StrictConfig):
@@ -33,180 +34,151 @@ class AnnounceConfig(StrictConfig):
     widest: int = Field(default=40, ge=1)
     texts: int = Field(default=4096, ge=1, description="instructions to learn from")
     width: int = Field(default=192, ge=8)
+    heads: int = Field(default=4, ge=1)
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         if self.narrowest > self.widest:
             raise ValueError(f"narrowest is {self.narrowest}, widest {self.widest}: nothing can be announced")
+        check_heads(self.width, self.heads)
         return self
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A multi-layer perceptron without inputs and outputs.
+    """A multi-layer perceptron without inputs and outputs, or a network of another family.
 
     Attributes:
-        activation: its name.
-        hidden: sizes of the hidden layers.
+        kind: the activation of a perceptron, or what another network is called.
+        hidden: sizes of the hidden layers of a perceptron.
     """
 
-    activation: str
-    hidden: tuple[int, ...]
-
-
-def _pick(options: Sequence[str], generator: torch.Generator) -> str:
-    return options[int(torch.randint(len(options), (), generator=generator))]
-
-
-def _depths(depth: int) -> list[str]:
-    count = COUNTS[depth]
-    layer = "layer" if depth == 1 else "layers"
-    return [
-        f"{depth + 1}-layer",
-        f"{COUNTS[depth + 1]}-layer" if depth < len(COUNTS) - 1 else f"{depth + 1}-layer",
-        f"with {depth} hidden {layer}",
-        f"with {count} hidden {layer}",
-        f"of depth {depth + 1}",
-    ]
-
-
-def _widths(hidden: Sequence[int], config: AnnounceConfig) -> list[str]:
-    if len(set(hidden)) > 1:
-        listed = ", ".join(map(str, hidden))
-        return [f"hidden sizes {listed}", f"layers of {listed} units", f"hidden layers of {listed} neurons"]
-    size = hidden[0]
-    exact = [f"{size} units wide", f"of width {size}", f"with {size} hidden units", f"{size} neurons a layer"]
-    share = (size - config.narrowest) / max(config.widest - config.narrowest, 1)
-    loose = (
-        ["narrow", "thin", "small"] if share < 1 / 3 else ["wide", "broad", "large"] if share > 2 / 3 else ["medium"]
-    )
-    return [*exact, *loose]
-
-
-def phrase(shape: Shape, inputs: Sequence[int], classes: int, config: AnnounceConfig, rng: torch.Generator) -> str:
-    """Say in words which network is wanted, in one of many ways; some things are left out.
-
-    Args:
-        shape: the network.
-        inputs: shape of an example.
-        classes: number of outputs.
-        config: what counts as narrow and wide.
-        rng: decides how it is said.
-    """
-    if torch.rand((), generator=rng) < 0.15:
-        sizes = "-".join(map(str, [torch.Size(inputs).numel(), *shape.hidden, classes]))
-        return f"{sizes} {shape.activation} MLP"
-    kind = _pick(["MLP", "multi-layer perceptron", "fully connected network", "network", "feed-forward net"], rng)
-    parts = [_pick(_depths(len(shape.hidden)), rng), _pick(_widths(shape.hidden, config), rng)]
-    said = [part for part in parts if torch.rand((), generator=rng) < 0.85]
-    before = [part for part in said if " " not in part]
-    after = [part for part in said if " " in part]
-    if torch.rand((), generator=rng) < 0.85:
-        before.append(shape.activation)
-    where = "x".join(map(str, inputs[-2:]))
-    data = ["", "", f"for {where} images", f"for {where} digits", f"for {classes} classes", "for digits"]
-    after.append(_pick(data, rng))
-    order = torch.randperm(len(after), generator=rng).tolist()
-    tail = [after[i] for i in order if after[i]]
-    if before and torch.rand((), generator=rng) < 0.3:
-        tail.append(before.pop(0))
-    start = _pick(["", "", "a ", "write a ", "I want a ", "please give me a "], rng)
-    return start + " ".join([*before, kind]) + "".join(_pick([" ", ", "], rng) + part for part in tail)
+    kind: str
+    hidden: tuple[int, ...] = ()
 
 
 class Announcer(nn.Module):
-    """Says a shape, one word after the other: an activation, sizes of hidden layers, the end."""
+    """Says a shape, one word after the other: an activation, a count, that many sizes; or a whole network."""
 
-    def __init__(self, config: AnnounceConfig, activations: Sequence[str], text_size: int) -> None:
+    def __init__(
+        self, config: AnnounceConfig, activations: Sequence[str], others: Sequence[str], text_size: int
+    ) -> None:
         """Make the model, untrained.
 
         Args:
             config: what may be announced.
-            activations: those that may be announced.
-            text_size: of the vector of an instruction.
+            activations: of perceptrons; those that may be announced.
+            others: names of networks that are no perceptrons.
+            text_size: of the vectors of an instruction.
         """
         super().__init__()
-        self.config, self.activations = config, tuple(activations)
-        sizes = config.widest - config.narrowest + 1
-        self.end = len(self.activations) + sizes
-        self.start = nn.Sequential(nn.Linear(text_size, config.width), nn.GELU(), nn.Linear(config.width, config.width))
-        self.word = nn.Embedding(self.end + 1, config.width)
-        self.cell = nn.GRUCell(config.width, config.width)
+        self.config, self.activations, self.others = config, tuple(activations), tuple(others)
+        self.kinds = self.activations + self.others
+        self.first_size = len(self.kinds) + config.deepest
+        count = self.first_size + config.widest - config.narrowest + 1
+        self.read = nn.Sequential(nn.LayerNorm(text_size), nn.Linear(text_size, config.width))
+        self.start = nn.Sequential(nn.GELU(), nn.Linear(config.width, config.width))
+        self.word = nn.Embedding(count, config.width)
+        self.cell = nn.GRUCell(2 * config.width, config.width)
+        self.keys = nn.Linear(config.width, 2 * config.width)
+        self.query = nn.Linear(config.width, config.width)
         self.head = nn.Sequential(nn.Linear(2 * config.width, config.width), nn.GELU())
-        self.out = nn.Linear(config.width, self.end + 1)
+        self.out = nn.Linear(config.width, count)
 
     def words(self, shape: Shape) -> list[int]:
         """A shape as the words that announce it."""
-        first = len(self.activations) - self.config.narrowest
-        return [self.activations.index(shape.activation), *(first + size for size in shape.hidden), self.end]
+        kind = self.kinds.index(shape.kind)
+        sizes = [self.first_size + size - self.config.narrowest for size in shape.hidden]
+        return [kind, len(self.kinds) + len(sizes) - 1, *sizes] if sizes else [kind]
 
     def shape(self, words: Sequence[int]) -> Shape:
         """Inverse of ``words``."""
-        first = len(self.activations) - self.config.narrowest
-        return Shape(self.activations[words[0]], tuple(word - first for word in words[1:] if word != self.end))
+        return Shape(self.kinds[words[0]], tuple(w - self.first_size + self.config.narrowest for w in words[2:]))
 
-    def legal(self, step: int) -> Float[Tensor, " v"]:
-        """Zero for the words that may be said at a step, minus infinity for all others."""
-        bias = torch.full((self.end + 1,), float("-inf"))
-        if step == 0:
-            bias[: len(self.activations)] = 0
-        else:
-            bias[len(self.activations) : self.end] = 0 if step <= self.config.deepest else float("-inf")
-            bias[self.end] = float("-inf") if step == 1 else 0
-        return bias
+    def length(self, words: Sequence[int]) -> int:
+        """How many words an announcement has that begins with these."""
+        if words[0] >= len(self.activations):
+            return 1
+        return 2 if len(words) < 2 else words[1] - len(self.kinds) + 3
 
-    def _step(self, word: Int[Tensor, " b"] | None, state: Tensor, about: Tensor, step: int) -> tuple[Tensor, Tensor]:
+    def legal(self, step: int) -> slice:
+        """The words that may be said at a step."""
+        bounds = (0, len(self.kinds), self.first_size, None)
+        start = min(step, 2)
+        return slice(bounds[start], bounds[start + 1])
+
+    def _begin(self, about: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of every token, and the first state."""
+        read = self.read(about)
+        weight = mask[..., None].to(read.dtype)
+        heads = rearrange(self.keys(read), "b k (two h d) -> two b h k d", two=2, h=self.config.heads)
+        return heads, self.start((read * weight).sum(1) / weight.sum(1))
+
+    def _step(
+        self, heads: Tensor, mask: Tensor, state: Tensor, seen: Tensor, word: Int[Tensor, " b"] | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits of the next word, state, and what was looked at."""
         if word is not None:
-            state = self.cell(self.word(word), state)
-        return self.out(self.head(torch.cat([state, about], -1))) + self.legal(step).to(about.device), state
+            state = self.cell(torch.cat([self.word(word), seen], -1), state)
+        query = rearrange(self.query(state), "b (h d) -> b h 1 d", h=self.config.heads)
+        seen = F.scaled_dot_product_attention(query, heads[0], heads[1], mask[:, None, None])
+        seen = rearrange(seen, "b h 1 d -> b (h d)")
+        return self.out(self.head(torch.cat([state, seen], -1))), state, seen
 
-    def loss(self, about: Float[Tensor, "b e"], shapes: Sequence[Shape]) -> Float[Tensor, ""]:
+    def loss(
+        self, about: Float[Tensor, "b k e"], mask: Bool[Tensor, "b k"], shapes: Sequence[Shape]
+    ) -> Float[Tensor, ""]:
         """Cross-entropy of announcements, per instruction.
 
         Args:
-            about: vectors of instructions.
+            about: vectors of the tokens of instructions.
+            mask: true where there is a token.
             shapes: the network that each asks for.
         """
         lines = [self.words(shape) for shape in shapes]
         longest = max(map(len, lines))
-        words = torch.tensor([line + [self.end] * (longest - len(line)) for line in lines], device=about.device)
+        words = torch.tensor([line + [0] * (longest - len(line)) for line in lines], device=about.device)
         there = torch.tensor([[i < len(line) for i in range(longest)] for line in lines], device=about.device)
-        about = state = self.start(about)
-        total, before = about.new_zeros(()), None
+        heads, state = self._begin(about, mask)
+        total, seen, before = about.new_zeros(()), state, None
         for step in range(longest):
-            logits, state = self._step(before, state, about, step)
-            some = there[:, step]
-            before = words[:, step]
-            total = total + F.cross_entropy(logits[some], before[some], reduction="sum")
+            logits, state, seen = self._step(heads, mask, state, seen, before)
+            some, before, legal = there[:, step], words[:, step], self.legal(step)
+            wanted = before[some] - (legal.start or 0)
+            total = total + F.cross_entropy(logits[some, legal], wanted, reduction="sum")
         return total / len(lines)
 
     @torch.no_grad()
-    def announce(self, about: Float[Tensor, "b e"]) -> list[Shape]:
+    def announce(self, about: Float[Tensor, "b k e"], mask: Bool[Tensor, "b k"]) -> list[Shape]:
         """The most likely word at every step."""
-        about = state = self.start(about)
-        lines, before = [[] for _ in range(len(about))], None
-        done = torch.zeros(len(about), dtype=torch.bool, device=about.device)
+        heads, state = self._begin(about, mask)
+        lines, seen, before = [list[int]() for _ in range(len(about))], state, None
         for step in range(self.config.deepest + 2):
-            logits, state = self._step(before, state, about, step)
-            before = torch.where(done, self.end, logits.argmax(-1))
-            done |= before == self.end
+            logits, state, seen = self._step(heads, mask, state, seen, before)
+            legal = self.legal(step)
+            before = logits[:, legal].argmax(-1) + (legal.start or 0)
             for line, word in zip(lines, before.tolist(), strict=True):
-                line.append(word)
+                if not line or len(line) < self.length(line):
+                    line.append(word)
         return [self.shape(line) for line in lines]
 
     def random(self, count: int, generator: torch.Generator) -> list[Shape]:
-        """Shapes to learn from: most of them of one width, the others of several."""
+        """Shapes to learn from: perceptrons, most of one width, and a third of other networks, if there are any."""
         c, found = self.config, []
         for _ in range(count):
+            if self.others and (not self.activations or torch.rand((), generator=generator) < 1 / 3):
+                found.append(Shape(self.others[int(torch.randint(len(self.others), (), generator=generator))]))
+                continue
             depth = int(torch.randint(1, c.deepest + 1, (), generator=generator))
             sizes = torch.randint(c.narrowest, c.widest + 1, (depth,), generator=generator)
             if torch.rand((), generator=generator) < 0.75:
                 sizes = sizes[:1].expand(depth)
-            found.append(Shape(_pick(self.activations, generator), tuple(sizes.tolist())))
+            activation = self.activations[int(torch.randint(len(self.activations), (), generator=generator))]
+            found.append(Shape(activation, tuple(sizes.tolist())))
         return found
 
 
 def announced(shape: Shape, inputs: Sequence[int], classes: int) -> Layout:
-    """Layout of the announced network, with inputs and outputs that follow from the task."""
+    """Layout of the announced perceptron, with inputs and outputs that follow from the task."""
     sizes = [torch.Size(inputs).numel(), *shape.hidden, classes]
-    return layout_of({"family": "mlp", "sizes": sizes, "activation": shape.activation})
+    return layout_of({"family": "mlp", "sizes": sizes, "activation": shape.kind})

@@ -17,15 +17,18 @@ from jaxtyping import Bool, Float, Int
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from weightgen.codecs.quantisers import Codebooks
 from weightgen.codecs.vq import VQ, VQConfig
 from weightgen.conditioners.joint import ConditionEncoder, ConditionerConfig, ConditionTokens
 from weightgen.generators import Generator, GeneratorConfig, Problem, Stage, StageConfig, TokenSet, register_generator
-from weightgen.generators.announce import AnnounceConfig, Announcer, Shape, announced, phrase
+from weightgen.generators.announce import AnnounceConfig, Announcer, Shape, announced
+from weightgen.generators.instructions import phrase, phrase_of
 from weightgen.generators.line import Line, Vocabulary
 from weightgen.generators.prior import Prior, PriorConfig, SamplingConfig, draw, windows
 from weightgen.generators.refine import RefineConfig, Refinement
 from weightgen.nn import check_heads
-from weightgen.types import Batch, Condition, LabelledTexts, Loss
+from weightgen.types import Batch, Condition, LabelledTexts, Loss, Vectors
+from zoo.architectures import family
 from zoo.build.encoder import TextEncoder
 from zoo.config import StrictConfig
 from zoo.errors import UsageError
@@ -72,7 +75,16 @@ class IGPGConfig(GeneratorConfig):
     def _heads_fit(self) -> Self:
         check_heads(self.width, self.heads)
         check_heads(self.width, self.conditioner.heads)
+        if self.has_own_words and self.codec.quantiser.kind != "vq":
+            raise ValueError(
+                f"prior.learn_words and prior.word_size need codec.quantiser.kind vq, not {self.codec.quantiser.kind}"
+            )
         return self
+
+    @property
+    def has_own_words(self) -> bool:
+        """Whether words stand for something else than the codec was fitted to."""
+        return self.prior.learn_words or self.prior.word_size != 1
 
 
 @register_generator
@@ -104,19 +116,20 @@ class IGPG(Generator):
         refine = config.refine
         self.refine = Refinement(refine, config.width, config.heads, config.codec.group) if refine.depth else None
         self.announcer = self._make_announcer()
-        self._instructions: tuple[Float[Tensor, "n e"], list[Shape]] | None = None
+        self._instructions: tuple[Vectors, list[Shape]] | None = None
         self._encoder: TextEncoder | None = None
         self.register_buffer("fitted", torch.zeros((), dtype=torch.bool))
         self._lines: dict[str, Line] = {}
 
     def _make_announcer(self) -> Announcer | None:
-        """For networks of one kind that are asked for in words: what they are made of is a few numbers."""
-        made = [form.layout.config.get("architecture", {}) for form in self.problem.forms]
+        """For networks that are asked for in words: perceptrons of any sizes, all others by their name."""
         told = "architecture" in self.config.conditioner.parts and self.config.stages.announce.steps > 0
-        if not told or any(one.get("family") != "mlp" for one in made):
+        if not told or any("architecture" not in form.layout.config for form in self.problem.forms):
             return None
-        activations = sorted({one["activation"] for one in made})
-        return Announcer(self.config.announce, activations, self.problem.text_size)
+        made = [architecture_of(form.layout) for form in self.problem.forms]
+        activations = sorted({one["activation"] for one in made if one["family"] == "mlp"})
+        others = sorted({family(one).describe(one) for one in made if one["family"] != "mlp"})
+        return Announcer(self.config.announce, activations, others, self.problem.text_size)
 
     def attach(self, encoder: TextEncoder, tasks: Sequence[LabelledTexts] = ()) -> None:
         """Keep the encoder for the instructions that announcements are learned from."""
@@ -147,7 +160,7 @@ class IGPG(Generator):
 
     @torch.no_grad()
     def prepare(self, stage: str, networks: Sequence[TokenSet]) -> None:
-        """Before the first stage: fit the codec. Before those of the prior: what words stand for."""
+        """Before the first stage: fit the codec. Before the first of the prior: what words stand for."""
         if not bool(self.fitted):
             frames = [self.frame(one.layout) for one in networks]
             generator = torch.Generator().manual_seed(seed_of(self.config.seed, "codec"))
@@ -159,35 +172,60 @@ class IGPG(Generator):
             self._lines.clear()
         if stage == "announce":
             self._instructions = self._texts()
-        if stage != "codec":
-            self.prior.vectors.copy_(self.vocabulary.vectors(self.codec))
+        if stage == ("prior" if self.config.stages.prior.steps else "behaviour"):
+            self.prior.vectors.copy_(self.config.prior.word_size * self.vocabulary.vectors(self.codec))
 
-    def _texts(self) -> tuple[Float[Tensor, "n e"], list[Shape]]:
-        """Instructions to learn announcements from: as vectors, and the networks that they ask for."""
+    def finish(self, stage: str) -> None:
+        """After those of the prior: the codec says what words stand for now."""
+        if stage in ("prior", "behaviour") and self.config.has_own_words:
+            assert isinstance(self.codec.quantiser, Codebooks)
+            self.codec.quantiser.replace(self.prior.keep_meaning())
+
+    def _texts(self) -> tuple[Vectors, list[Shape]]:
+        """Instructions to learn announcements from: as vectors of tokens, and the networks that they ask for."""
         assert self.announcer is not None
         assert self._encoder is not None
         config, rng = self.config.announce, torch.Generator().manual_seed(seed_of(self.config.seed, "instructions"))
         shapes, forms = self.announcer.random(config.texts, rng), self.problem.forms
         texts = []
         for shape in shapes:
+            if shape.kind in self.announcer.others:
+                texts.append(phrase_of(architecture_of(self._named(shape.kind)), rng))
+                continue
             form = forms[int(torch.randint(len(forms), (), generator=rng))]
-            classes = int(architecture_of(form.layout)["sizes"][-1])
+            architecture = architecture_of(form.layout)
+            classes = family(architecture).outputs(architecture).size
             texts.append(phrase(shape, form.input_shape, classes, config, rng))
-        return self._encoder.encode(texts), shapes
+        return Vectors(*self._encoder.read(texts)), shapes
+
+    def _named(self, name: str) -> Layout:
+        """The layout of the network of that name."""
+        layouts = (form.layout for form in self.problem.forms)
+        return next(one for one in layouts if (made := architecture_of(one)) and family(made).describe(made) == name)
 
     def layout_for(self, condition: Condition) -> Layout:
         """The layout that an instruction asks for, with the inputs and classes of the examples.
 
         Raises:
-            UsageError: if there is no instruction, or none was learned from, and several layouts were.
+            UsageError: if there is no instruction, or none was learned from, and several layouts were; or if the
+                network that is asked for has other classes.
         """
         if self.announcer is None or condition.architecture is None or condition.examples is None:
             return super().layout_for(condition)
         if len(condition) != 1:
             raise UsageError(f"one task is needed, the condition holds {len(condition)}")
-        shape = self.announcer.announce(condition.architecture.x[:, 0])[0]
+        shape = self.announcer.announce(condition.architecture.x, condition.architecture.mask)[0]
         x = condition.examples.x
-        return announced(shape, x.shape[3:], x.shape[1])
+        if shape.kind not in self.announcer.others:
+            return announced(shape, x.shape[3:], x.shape[1])
+        layout = self._named(shape.kind)
+        made = architecture_of(layout)
+        if (classes := family(made).outputs(made).size) != x.shape[1]:
+            raise UsageError(
+                f"the instruction asks for a {shape.kind}, which has {classes} classes, not {x.shape[1]}",
+                "give examples of as many classes",
+            )
+        return layout
 
     def line(self, layout: Layout) -> Line:
         """Places of the words of a layout, where the parameters are.
@@ -211,7 +249,7 @@ class IGPG(Generator):
         self, words: Int[Tensor, "b n"], layout: Layout, condition: ConditionTokens | None = None
     ) -> Float[Tensor, "b t d"]:
         """Tokens of the networks that words stand for; refined, if the generator does that and a condition is given."""
-        vectors, line = self.prior.vectors[words], self.line(layout)
+        vectors, line = self.prior.meaning[words], self.line(layout)
         if condition is not None:
             vectors = self._refined(vectors, words, line, condition)
         return self._decode(vectors, layout, line)
@@ -291,9 +329,11 @@ class IGPG(Generator):
         """Cross-entropy of the shapes that random instructions ask for."""
         assert self.announcer is not None
         assert self._instructions is not None
-        vectors, shapes = self._instructions
+        (texts, shapes), device = self._instructions, batch.values.device
         pick = torch.randint(len(shapes), (len(batch.values),), generator=batch.generator())
-        nats = self.announcer.loss(vectors[pick].to(batch.values.device), [shapes[i] for i in pick.tolist()])
+        longest = int(texts.mask[pick].sum(1).max())
+        x, mask = (part[pick, :longest].to(device) for part in (texts.x, texts.mask))
+        nats = self.announcer.loss(x, mask, [shapes[i] for i in pick.tolist()])
         return Loss(nats, {"nats": nats.detach()})
 
     def _prior_loss(self, batch: Batch) -> Loss:
@@ -329,9 +369,10 @@ class IGPG(Generator):
             for _ in range(config.passes):
                 draft = draw(self.prior(draft, line, condition) / sampling.temperature, uniform)
         logits = self.prior(draft, line, condition)
-        mean = (logits / config.softness).softmax(-1) @ self.prior.vectors
+        meaning = self.prior.meaning
+        mean = (logits / config.softness).softmax(-1) @ meaning
         words_drawn = draw(logits.detach() / sampling.temperature, uniform)
-        vectors = self.prior.vectors[words_drawn] + mean - mean.detach()
+        vectors = meaning[words_drawn] + mean - mean.detach()
         values = self._decode(self._refined(vectors, words_drawn, line, condition), batch.layout, line)
         task = batch.queries.loss(self.problem.tokenizer.tensors(values, batch.layout)).mean()
         if not config.prior_weight:

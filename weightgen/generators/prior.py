@@ -48,6 +48,8 @@ class PriorConfig(StrictConfig):
     condition_dropout: float = Field(default=0.1, ge=0, lt=1)
     reorder: float = Field(default=0.2, ge=0, le=1, description="share of batches with some layers first, for filling")
     bfloat16: bool = Field(default=True, description="matrix products in training")
+    word_size: float = Field(default=1.0, gt=0, description="what words stand for at first, as a share of the codec's")
+    learn_words: bool = Field(default=False, description="what words stand for is learned too, from there on")
 
     @model_validator(mode="after")
     def _overlap_fits(self) -> Self:
@@ -120,6 +122,7 @@ class Prior(nn.Module):
         super().__init__()
         self.config, self.vocabulary = config, vocabulary
         self.register_buffer("vectors", torch.zeros(len(vocabulary), dim))
+        self.moved = nn.Parameter(torch.zeros(len(vocabulary), dim)) if config.learn_words else None
         self.word = nn.Embedding(len(vocabulary) + 1, width)  # the last one stands before the first word
         nn.init.normal_(self.word.weight, std=0.1)
         self.word_of_vector = nn.Linear(dim, width, bias=False)
@@ -137,6 +140,19 @@ class Prior(nn.Module):
         for layer in (self.head, self.head_of_vector):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
+
+    @property
+    def meaning(self) -> Float[Tensor, "v g"]:
+        """What every word stands for."""
+        return self.vectors if self.moved is None else self.vectors + self.moved
+
+    @torch.no_grad()
+    def keep_meaning(self) -> Float[Tensor, "v g"]:
+        """Make what was learned of words the start of what follows, and return it."""
+        self.vectors.copy_(self.meaning)
+        if self.moved is not None:
+            self.moved.zero_()
+        return self.vectors
 
     def nothing(self, condition: ConditionTokens, where: Bool[Tensor, " b"]) -> ConditionTokens:
         """The condition with nothing known in some rows."""
@@ -230,7 +246,7 @@ class Prior(nn.Module):
     ) -> Float[Tensor, "b m h"]:
         """The word before, and the place of the word to write."""
         last = words[:, max(start - 1, 0) : stop - 1]
-        embedded = self.word(last) + self.word_of_vector(self.vectors[last])
+        embedded = self.word(last) + self.word_of_vector(self.meaning[last])
         if start == 0:
             nothing = self.word.weight[-1].expand(len(words), 1, -1)
             embedded = torch.cat([nothing, embedded], 1)
@@ -250,7 +266,7 @@ class Prior(nn.Module):
         return run.last_hidden_state
 
     def _logits(self, hidden: Float[Tensor, "b m h"], book: Int[Tensor, " m"]) -> Float[Tensor, "b m v"]:
-        logits = self.head(hidden) + self.head_of_vector(hidden) @ self.vectors.T
+        logits = self.head(hidden) + self.head_of_vector(hidden) @ self.meaning.T
         return self.vocabulary.restrict(logits, book)
 
 

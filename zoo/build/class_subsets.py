@@ -12,7 +12,8 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from zoo.architectures import Architecture
+from zoo.architectures import Architecture, family
+from zoo.build.conv_nets import ConvNetConfig
 from zoo.build.per_task import unstacked
 from zoo.build.registry import Data, Member, MemberName, Recipe, register_recipe
 from zoo.build.sources import LabelledData, load_source
@@ -49,12 +50,16 @@ class SubsetConfig(StrictConfig):
 
 
 class NetworkConfig(StrictConfig):
-    """A multi-layer perceptron, or several of different shapes; inputs and outputs follow from the data."""
+    """A multi-layer perceptron, or several of different shapes, and convolutional networks beside them.
+
+    Inputs and outputs follow from the data.
+    """
 
     hidden: list[int] | list[list[int]] = Field(
         default=[16], min_length=1, description="sizes, or a list of such lists"
     )
     activation: Literal["tanh", "relu", "gelu"] = "tanh"
+    convolutional: list[ConvNetConfig] = Field(default=[], description="networks for tasks of images")
 
     @property
     def shapes(self) -> dict[str, list[int]]:
@@ -96,10 +101,26 @@ class ClassSubsets(Recipe):
     def architectures(self) -> dict[str, Architecture]:
         """The networks that are trained on every task, by the part of a lineage that tells them apart."""
         network, (inputs, classes) = self.config.network, (self.data.x[0].numel(), self.config.tasks.classes)
-        return {
+        found: dict[str, Architecture] = {
             name: {"family": "mlp", "sizes": [inputs, *sizes, classes], "activation": network.activation}
             for name, sizes in network.shapes.items()
         }
+        for conv in network.convolutional:
+            architecture = {"family": "cnn", "input": self._image_shape(), **dict(conv), "classes": classes}
+            sizes = "-".join(map(str, [*conv.channels, *conv.hidden]))
+            found[f"cnn-{sizes}/"] = architecture
+            family(architecture).groups(architecture)  # images of this size fit
+        return found
+
+    def _image_shape(self) -> list[int]:
+        """Channels, height and width of an example."""
+        shape = list(self.data.x.shape[1:])
+        if len(shape) not in (2, 3):
+            raise UsageError(
+                f"examples of {self.data.name} have the shape {shape}, they are no images",
+                "leave network.convolutional out",
+            )
+        return shape if len(shape) == 3 else [1, *shape]
 
     def _make_tasks(self) -> Iterator[Task]:
         names = self.data.class_names

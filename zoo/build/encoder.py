@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor
 
@@ -77,25 +77,45 @@ class TextEncoder:
             return []
         return self.tokenizer(list(texts), truncation=True, max_length=longest)["input_ids"]
 
-    def embed(self, tokens: Sequence[Sequence[int]]) -> Float[Tensor, "n d"]:
-        """Unit vectors of some texts; differentiable in the weights of the model."""
+    def _states(self, tokens: Sequence[Sequence[int]]) -> tuple[Float[Tensor, "n t d"], Bool[Tensor, "n t"]]:
         longest = max(len(row) for row in tokens)
         ids = torch.zeros(len(tokens), longest, dtype=torch.long)
         mask = torch.zeros_like(ids)
         for i, row in enumerate(tokens):
             ids[i, : len(row)], mask[i, : len(row)] = torch.tensor(row), 1
-        hidden = self.model(input_ids=ids, attention_mask=mask).last_hidden_state.float()
+        return self.model(input_ids=ids, attention_mask=mask).last_hidden_state.float(), mask.bool()
+
+    def embed(self, tokens: Sequence[Sequence[int]]) -> Float[Tensor, "n d"]:
+        """Unit vectors of some texts; differentiable in the weights of the model."""
+        hidden, mask = self._states(tokens)
         weight = rearrange(mask.float(), "n t -> n t 1")
         return F.normalize((hidden * weight).sum(1) / weight.sum(1), dim=-1)
+
+    def _by_length(self, texts: Sequence[str], batch: int) -> Iterator[tuple[list[int], list[list[int]]]]:
+        """Numbers and tokens of texts of similar length together."""
+        tokens = self.tokens(texts, self.config.score_tokens)
+        order = sorted(range(len(tokens)), key=lambda i: len(tokens[i]))
+        for start in range(0, len(order), batch):
+            chosen = order[start : start + batch]
+            yield chosen, [tokens[i] for i in chosen]
+
+    @torch.no_grad()
+    def read(self, texts: Sequence[str], batch: int = 64) -> tuple[Float[Tensor, "n t d"], Bool[Tensor, "n t"]]:
+        """What the model makes of every token of many texts, zero where there is none, and where there is one."""
+        rows: list[Tensor] = [torch.zeros(0)] * len(texts)
+        for chosen, tokens in self._by_length(texts, batch):
+            hidden, mask = self._states(tokens)
+            for i, states, there in zip(chosen, hidden, mask, strict=True):
+                rows[i] = states[there]
+        padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        lengths = torch.tensor([len(row) for row in rows])
+        return padded, torch.arange(padded.shape[1]) < lengths[:, None]
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str], batch: int = 64) -> Float[Tensor, "n d"]:
         """Unit vectors of many texts, texts of similar length together."""
-        tokens = self.tokens(texts, self.config.score_tokens)
-        order = sorted(range(len(tokens)), key=lambda i: len(tokens[i]))
-        rows: list[Tensor] = [torch.zeros(0)] * len(tokens)
-        for start in range(0, len(order), batch):
-            chosen = order[start : start + batch]
-            for i, vector in zip(chosen, self.embed([tokens[i] for i in chosen]), strict=True):
+        rows: list[Tensor] = [torch.zeros(0)] * len(texts)
+        for chosen, tokens in self._by_length(texts, batch):
+            for i, vector in zip(chosen, self.embed(tokens), strict=True):
                 rows[i] = vector
         return torch.stack(rows)

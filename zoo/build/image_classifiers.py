@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from zoo.architectures import Architecture, family
+from zoo.build.conv_nets import ConvNetConfig
 from zoo.build.holdout import HoldoutConfig
 from zoo.build.images import load_all
 from zoo.build.per_task import PerTask, by_task, unstacked
@@ -35,16 +36,6 @@ class ImagesConfig(StrictConfig):
     size: int | None = Field(default=None, ge=1, description="height and width to resize to")
     validation: float = Field(default=0.15, gt=0, lt=1)
     test: float = Field(default=0.2, gt=0, lt=1, description="only where a source has no test part")
-
-
-class ConvNetConfig(StrictConfig):
-    """A convolutional network; inputs and outputs follow from the data. See ``zoo.architectures.cnn``."""
-
-    channels: list[int] = Field(default=[8, 6, 4], min_length=1)
-    kernel: int | list[int] = Field(default=[5, 5, 2])
-    pool: int | list[int] = Field(default=[2, 2, 1])
-    hidden: list[int] = Field(default=[20])
-    activation: Literal["tanh", "relu", "gelu"] = "tanh"
 
 
 class SampledConfig(StrictConfig):

@@ -1,0 +1,216 @@
+"""One writer of two families: perceptrons and convolutional networks, and whether instructions name the right one.
+
+    python scripts/bench/igpg_families.py run                    # can be stopped and resumed
+    python scripts/bench/igpg_families.py run --announce-only    # announcements alone, a few minutes
+    python scripts/bench/igpg_families.py render                 # the section of docs/results.md
+
+Zoo and generator are those of configs/families.yaml and configs/igpg-families.yaml. Instructions are in
+igpg_instructions.json: `used` were looked at while phrasings were changed; `fresh` were written before, `families`
+later, and both were announced once, at the end.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from weightgen.generators.igpg import IGPG
+    from zoo.datasets import Members
+    from zoo.zoo import Zoo
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[0] = str(ROOT)  # a script beside this one may be named like a package
+from scripts.bench._page import put  # noqa: E402
+
+RESULTS = ROOT / "docs" / "results" / "igpg_families"
+SAID = Path(__file__).with_name("igpg_instructions.json")
+LAST = ("stages.prior.steps=0", "stages.behaviour.steps=0")
+ROWS = {
+    "igpg": "IGPG",
+    "told_wrong": "IGPG, told the name of another network",
+    "nearest": "nearest network of the zoo",
+    "oracle": "trained in full",
+}
+app = typer.Typer(add_completion=False, no_args_is_help=True)
+
+
+def _heard(generator: IGPG) -> dict[str, Any]:
+    """What is announced for the instructions that were written by hand."""
+    import torch
+
+    from weightgen.types import Condition, Vectors
+    from zoo.build.encoder import EncoderConfig, TextEncoder
+    from zoo.datasets import Examples
+    from zoo.networks import architecture_of
+
+    assert generator.problem.text_encoder is not None
+    encoder = TextEncoder(EncoderConfig(name=generator.problem.text_encoder))
+    examples = Examples(torch.zeros(1, 5, 1, 8, 8), torch.ones(1, 5, 1).bool())
+    result: dict[str, Any] = {}
+    for kind, asked in json.loads(SAID.read_text()).items():
+        result[kind] = []
+        for one in asked:
+            told = Vectors(*encoder.read([one["said"]]))
+            made = architecture_of(generator.layout_for(Condition(examples, architecture=told)))
+            hidden = made["sizes"][1:-1] if made["family"] == "mlp" else []
+            row = {"said": one["said"], "family": made["family"], "hidden": hidden}
+            if "depth" in one:
+                mean = sum(hidden) / max(len(hidden), 1)
+                row["depth_right"] = len(hidden) == one["depth"]
+                row["width_right"] = 0.8 * one["low"] <= mean <= 1.2 * one["high"]
+            row["family_right"] = made["family"] == one.get("family", "mlp")
+            result[kind].append(row)
+    return result
+
+
+def _accuracies(generator: IGPG, zoo: Zoo, train: Members, test: Members, others: list[Members]) -> dict[str, Any]:
+    """Test accuracy on the held-out tasks by row, for networks of one layout."""
+    import torch
+
+    from weightgen.evaluation.baselines import class_means
+    from weightgen.types import Condition, Vectors
+    from zoo.architectures import family
+    from zoo.build.encoder import EncoderConfig, TextEncoder
+    from zoo.datasets import bank_of
+    from zoo.networks import architecture_of, logits_many
+    from zoo.seeds import seed_of
+    from zoo.tasks import TEST, TRAIN, VAL
+
+    tasks = [zoo.task(name) for name in sorted({str(record.task) for record in test.records})]
+    known = [zoo.task(name) for name in sorted({str(record.task) for record in train.records})]
+    shots, judge = generator.config.shots, bank_of(zoo, tasks, TEST)
+    rng = torch.Generator().manual_seed(seed_of("evaluation", 0))
+    examples = bank_of(zoo, tasks, VAL).support(torch.arange(len(tasks)), shots, rng)
+    keys = class_means(bank_of(zoo, known, TRAIN).support(torch.arange(len(known)), shots, rng))
+    architecture = architecture_of(train.layout)
+    encoder = TextEncoder(EncoderConfig(name=str(generator.problem.text_encoder)))
+
+    def written(name: str) -> dict[str, Tensor]:
+        said = encoder.encode([name]).expand(len(tasks), 1, -1)
+        told = Condition(examples, architecture=Vectors(said, torch.ones(len(tasks), 1).bool()))
+        return {k: v[:, 0] for k, v in generator.networks(told, train.layout, 0).items()}
+
+    def of(members: Members, names: list[str]) -> dict[str, Tensor]:
+        place = {record.task: i for i, record in enumerate(members.records)}
+        return {key: value[[place[name] for name in names]] for key, value in members.tensors.items()}
+
+    nearest = torch.cdist(class_means(examples), keys).argmin(-1).tolist()
+    networks = {
+        "igpg": written(family(architecture).describe(architecture)),
+        "told_wrong": written(family(wrong := architecture_of(others[0].layout)).describe(wrong)),
+        "nearest": of(train, [known[i].name for i in nearest]),
+        "oracle": of(test, [task.name for task in tasks]),
+    }
+    rows: dict[str, Any] = {"name": family(architecture).describe(architecture)}
+    with torch.no_grad():
+        for row, found in networks.items():
+            right = []
+            for task in range(len(tasks)):
+                x, y = judge.all(task)
+                one = {name: value[task : task + 1] for name, value in found.items()}
+                right.append((logits_many(architecture, one, x[None]).argmax(-1) == y).float().mean().item())
+            rows[row] = right
+    return rows
+
+
+@app.command()
+def run(
+    work: Annotated[Path, typer.Option(help="Folder for zoo and generator.")] = Path("runs/bench-families"),
+    seed: int = 0,
+    announce_only: Annotated[bool, typer.Option("--announce-only", help="Learn instructions, write nothing.")] = False,
+) -> None:
+    """Train and measure."""
+    from weightgen import jobs
+    from weightgen.checkpoint import load_generator, read_history
+    from weightgen.generators.igpg import IGPG
+    from zoo.datasets import load_groups
+    from zoo.threads import torch_threads
+    from zoo.zoo import Zoo
+
+    folder, name = work / f"zoo-{seed}", "announce" if announce_only else "full"
+    out, target = work / f"{name}-{seed}", RESULTS / f"{name}-{seed}.json"
+    jobs.build_zoo(ROOT / "configs" / "families.yaml", folder, [f"seed={seed}"])
+    overrides = [f"seed={seed}", *(LAST if announce_only else ())]
+    jobs.train(ROOT / "configs" / "igpg-families.yaml", folder, out, overrides)
+    generator = load_generator(out)
+    assert isinstance(generator, IGPG)
+    with torch_threads(1):
+        result: dict[str, Any] = {"instructions": _heard(generator)}
+        if not announce_only:
+            history = read_history(out)
+            result["seconds"] = sum(stage["seconds"] for stage in history["stages"].values())
+            result["parameters"] = history["parameters"]
+            with Zoo.open(folder) as zoo:
+                groups = {one.layout.fingerprint: one for one in load_groups(zoo, "train")}
+                held = {one.layout.fingerprint: one for one in load_groups(zoo, "test")}
+                result["layouts"] = [
+                    _accuracies(generator, zoo, one, held[key], [o for k, o in groups.items() if k != key])
+                    for key, one in groups.items()
+                ]
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    target.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def _announced(row: dict[str, Any]) -> str:
+    return "-".join(map(str, row["hidden"])) if row["family"] == "mlp" else "the convolutional network"
+
+
+@app.command()
+def render() -> None:
+    """Write the section of docs/results.md."""
+    full, heard = ([*sorted(RESULTS.glob(f"{name}-*.json"))] for name in ("full", "announce"))
+    if not full and not heard:
+        raise SystemExit("error: there are no results; remedy: python scripts/bench/igpg_families.py run")
+    lines = [
+        "## IGPG: two families from one model, and instructions",
+        "",
+        "Made by `python scripts/bench/igpg_families.py render` from `docs/results/igpg_families`; one run.",
+    ]
+    if full:
+        one = json.loads(full[0].read_text())
+        tasks = len(one["layouts"][0]["igpg"])
+        lines += [
+            f"One generator ({one['parameters']:,} parameters, {one['seconds']:.0f} s of training on a shared core)",
+            "learns from the perceptrons and convolutional networks of `configs/families.yaml` and writes one network",
+            f"of each kind for each of {tasks} held-out tasks, from ten examples a class. Accuracy untrained, %:",
+            "",
+            f"| network | {' | '.join(ROWS.values())} |",
+            f"|---|{'---|' * len(ROWS)}",
+        ]
+        for layout in one["layouts"]:
+            cells = " | ".join(f"{100 * sum(layout[row]) / len(layout[row]):.1f}" for row in ROWS)
+            lines.append(f"| {layout['name']} | {cells} |")
+        lines.append("")
+    found = json.loads((heard or full)[0].read_text())["instructions"]
+    fresh, families, used = (found[kind] for kind in ("fresh", "families", "used"))
+
+    def right(rows: list[dict[str, Any]], what: str) -> str:
+        return f"{sum(row[what] for row in rows)} of {len(rows)}"
+
+    lines += [
+        "Announcements need the stage `announce` alone. Of the instructions that were written before the phrasings",
+        f"that it learns from, and announced once, the depth is right in {right(fresh, 'depth_right')}, the mean width",
+        f"within 20 % of what was asked for in {right(fresh, 'width_right')}, the family in",
+        f"{right(fresh, 'family_right')}; of others, written later and announced once too, the family in",
+        f"{right(families, 'family_right')}. Of those that phrasings were changed by: depth",
+        f"{right(used, 'depth_right')}, width {right(used, 'width_right')}. Where sizes differ from layer to layer it",
+        "announces equal ones; the mean is judged, so one such line below counts as right.",
+        "",
+        "| instruction | announced | right |",
+        "|---|---|---|",
+    ]
+    for row in [*fresh, *families]:
+        good = all(row[key] for key in ("depth_right", "width_right", "family_right") if key in row)
+        lines.append(f"| {row['said']} | {_announced(row)} | {'yes' if good else 'no'} |")
+    put("igpg_families", "\n".join(lines))
+
+
+if __name__ == "__main__":
+    app()
