@@ -139,10 +139,21 @@ def test_without_budget_the_base_is_returned_as_an_adapter_that_changes_nothing(
     fates = {row["fate"] for row in result.report["candidates"] if row["way"] != "base"}
     assert fates == {"the budget did not allow it", "not all that it is made of was judged"}
     assert "Use the base instead" in (tmp_path / "out" / "README.md").read_text()
+    assert "nothing else was judged" in result.summary()
     model = PeftModel.from_pretrained(AutoModel.from_pretrained(world["base"]), str(tmp_path / "out"))
     ups = [value for name, value in model.named_parameters() if "lora_B" in name]
     assert ups
     assert all(not value.any() for value in ups)
+
+
+def test_looking_for_candidates_leaves_something_to_judge_them(
+    world: dict[str, Any], text_tasks: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("weightgen.solve.budget.FINDING", -1.0)  # used up at once
+    result = jobs.solve(task=text_tasks["animals"], use_labels=1, out=tmp_path / "out", budget="3steps", **world)
+    assert not {row["way"] for row in result.report["candidates"]} & {"retrieved", "static", "generated"}
+    left_out = [note for note in result.report["notes"] if "half of the budget" in note]
+    assert {note.partition(" left out")[0].split()[0] for note in left_out} == {"retrieved", "the"}
 
 
 def test_other_generators_join_with_two_draws_if_they_are_random(
@@ -313,6 +324,8 @@ def test_budgets_and_what_they_allow() -> None:
     assert meter.allows(2)
     assert not meter.allows(2.5)
     assert not Meter(Budget(60, "seconds"), seconds=59).allows(0)
+    assert Meter(Budget(60, "seconds"), seconds=29).finds()
+    assert not Meter(Budget(60, "seconds"), seconds=31).finds()
 
 
 def test_a_damaged_journal_is_not_used(tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ TEXTS_A_STEP = 48
 TRAINED_A_STEP = 16
 TO_WRITE = 3.0
 """Seconds that are kept for writing and checking the result."""
+FINDING = 0.5
+"""Share of the budget after which no further candidate is looked for: what is left judges those there are."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,10 @@ class Meter:
     def spent(self) -> float:
         """What was spent, in the unit of the budget."""
         return self.steps if self.budget.unit == "steps" else self.seconds()
+
+    def finds(self) -> bool:
+        """Whether further candidates may be looked for."""
+        return self.spent() <= FINDING * self.budget.amount
 
     def allows(self, steps: float) -> bool:
         """Whether work of so many steps still fits, at the pace so far."""

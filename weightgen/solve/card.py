@@ -88,6 +88,8 @@ def _sentence(solution: Solution) -> str:
         return "Use the base: nothing is known that could tell a better adapter. Give labelled examples."
     last = search.last.get(choice.name)
     if choice.way == "base":
+        if set(search.last) <= {choice.name}:
+            return "Use the base: nothing else was judged; the list of candidates and the notes say why."
         if search.best.name == choice.name:
             return "Use the base: nothing that was tried is better."
         best = search.last[search.best.name]

@@ -32,6 +32,7 @@ from zoo.build.encoder import TextEncoder
 from zoo.errors import UsageError
 
 Report = Callable[[str, int, int], None]
+OUT_OF_BUDGET = "finding candidates had taken half of the budget"
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,8 +113,16 @@ def _candidates(
     if means.index is not None:
         sources = find_sources(means.index, task, base.encoder.base_model, means.filters)
         notes += sources.notes
-    found = [BASE, *from_sources(sources)]
+    found = [BASE]
+    for one in from_sources(sources):
+        if not base.meter.finds():
+            notes.append(f"retrieved adapters were left out from {one.name} on: {OUT_OF_BUDGET}")
+            break
+        found.append(one)
     for number, (folder, asked) in enumerate(means.generators):
+        if not base.meter.finds():
+            notes.append(f"the generator {folder.name} was left out: {OUT_OF_BUDGET}")
+            continue
         report("find candidates", 1 + number, 1 + len(means.generators))
         name = folder.name if sum(folder.name == other.name for other, _ in means.generators) == 1 else str(folder)
         try:
