@@ -11,7 +11,7 @@ import pytest
 
 from weightgen import jobs
 from weightgen.solve import networks
-from zoo.errors import UsageError
+from zoo.errors import NetworkError, UsageError
 from zoo.tasks import VAL, TaskData
 from zoo.zoo import Zoo
 
@@ -38,10 +38,11 @@ def report_of(folder: Path) -> dict[str, Any]:
 
 
 def test_a_network_is_found_among_retrieved_mean_generated_and_trained_ones(
-    examples: Path, tiny_zoo: Path, tiny_generator: Path, tmp_path: Path
+    examples: Path, tiny_zoo: Path, tiny_generator: Path, text_encoder: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    result = jobs.solve("Which digit?", examples, out=out, budget="500steps", zoo=tiny_zoo, generators=[tiny_generator])
+    given: dict[str, Any] = {"zoo": tiny_zoo, "generators": [tiny_generator], "encoder": str(text_encoder)}
+    result = jobs.solve("Which digit?", examples, out=out, budget="500steps", **given)
     report = report_of(out)
     assert report == result.report
     rows = {row["name"]: row for row in report["candidates"]}
@@ -55,8 +56,20 @@ def test_a_network_is_found_among_retrieved_mean_generated_and_trained_ones(
     measured = jobs.evaluate_weights(out / "network.safetensors", examples)
     assert measured.rows["weights"]["accuracy"] > 0.8
     before = (out / "network.safetensors").read_bytes()
-    jobs.solve("Which digit?", examples, out=out, budget="500steps", zoo=tiny_zoo, generators=[tiny_generator])
+    jobs.solve("Which digit?", examples, out=out, budget="500steps", **given)
     assert (out / "network.safetensors").read_bytes() == before
+
+
+def test_without_a_text_encoder_the_examples_say_what_is_similar(
+    examples: Path, tiny_zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def out_of_reach(*_: object) -> None:
+        raise NetworkError("the encoder 'nobody/none' cannot be loaded", "check the connection")
+
+    monkeypatch.setattr("weightgen.retrieve.views.TextEncoder", out_of_reach)
+    result = jobs.solve("Which digit?", examples, out=tmp_path / "out", budget="60steps", zoo=tiny_zoo)
+    assert any("by the examples alone: the encoder 'nobody/none'" in note for note in result.report["notes"])
+    assert "retrieved-1" in {row["name"] for row in result.report["candidates"]}
 
 
 def test_where_nothing_can_be_learned_no_network_is_written(examples: Path, tiny_zoo: Path, tmp_path: Path) -> None:

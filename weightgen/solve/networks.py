@@ -17,7 +17,7 @@ from weightgen.compose import compose
 from weightgen.evaluation.classification import macro_f1
 from weightgen.generate.finetune import finetune_network
 from weightgen.generate.networks import Wish, ask
-from weightgen.retrieve import Filters, Index, Query
+from weightgen.retrieve import Filters, Found, Index, Query
 from weightgen.solve.budget import Meter, reading
 from weightgen.solve.candidates import BASE, DRAWS, NEAR, Candidate, Sources
 from weightgen.solve.halving import Report, halve
@@ -26,7 +26,7 @@ from weightgen.solve.judge import BLOCKS, Judge
 from weightgen.solve.solution import Solution, spent
 from zoo.architectures import Architecture, family
 from zoo.build.vectorised import initialise
-from zoo.errors import UsageError
+from zoo.errors import NetworkError, UsageError
 from zoo.kinds.dense import layout_of
 from zoo.networks import architecture_of, logits, takes
 from zoo.types import Weights
@@ -178,24 +178,29 @@ def _sources(index: Index | None, examples: Examples, description: str) -> Sourc
     """Networks of a zoo for such examples, the most similar first."""
     if index is None:
         return Sources()
-    query = Query(description, examples=(examples.x, examples.y))
+    notes = []
+
+    def search(text: str) -> Found:
+        query = Query(text, examples=(examples.x, examples.y))
+        return index.search(query, k=max(1, len(index.records)), min_score=float("-inf"), filters=Filters(kind="dense"))
+
     try:
-        found = index.search(
-            query, k=max(1, len(index.records)), min_score=float("-inf"), filters=Filters(kind="dense")
-        )
+        try:
+            found = search(description)
+        except NetworkError as error:  # the examples say enough
+            notes.append(f"networks were found by the examples alone: {error.cause}")
+            found = search("")
     except UsageError as error:
-        return Sources(notes=(f"nothing was retrieved: {error.cause}",))
+        return Sources(notes=(*notes, f"nothing was retrieved: {error.cause}"))
     networks, names = [], []
     for hit in found.hits:
         if len(networks) < POOL and examples.fits(architecture_of(hit.record.layout)):
             networks.append(index.zoo.weights(hit.record))
             names.append(f"{hit.record.task or 'network'} ({hit.record.id[:12]})")
-    missing = (
-        ()
-        if networks
-        else (f"the zoo holds no network for {tuple(examples.x.shape[1:])} inputs and {len(examples.labels)} classes",)
-    )
-    return Sources(tuple(networks), tuple(names), about_scores=found.about_scores, notes=missing)
+    if not networks:
+        wanted = f"{tuple(examples.x.shape[1:])} inputs and {len(examples.labels)} classes"
+        notes.append(f"the zoo holds no network for {wanted}")
+    return Sources(tuple(networks), tuple(names), about_scores=found.about_scores, notes=tuple(notes))
 
 
 def _mixed(sources: Sources) -> Iterator[Candidate]:
