@@ -5,7 +5,9 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -65,6 +67,49 @@ def test_processes_make_the_same_zoo_and_one_may_die(
     assert content(tmp_path / "zoo") == content(inline)
     with Zoo.open(tmp_path / "zoo") as built:
         assert built.failures() == {}, "what could be made after all is no failure"
+
+
+ENDLESS = """
+import multiprocessing, sys, threading, time
+from pathlib import Path
+from zoo.build import build
+
+if __name__ == "__main__":  # workers import this file
+    recipe, out, *settings = sys.argv[1:]
+    options = {"engine": "local", "workers": 2}
+    threading.Thread(target=build, args=(recipe, Path(out), settings), kwargs=options, daemon=True).start()
+    while not (workers := multiprocessing.active_children()):
+        time.sleep(0.05)
+    time.sleep(3)  # into the training
+    print(*(worker.pid for worker in workers), flush=True)
+    time.sleep(600)
+"""
+
+
+def test_processes_end_with_the_one_that_started_them(tmp_path: Path) -> None:
+    script = tmp_path / "endless.py"
+    script.write_text(ENDLESS)
+    settings = [*TINY_RECIPE, "training.epochs=1000000", "members_per_task=1"]
+    started = subprocess.Popen(
+        [sys.executable, str(script), str(RECIPE), str(tmp_path / "zoo"), *settings],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(Path(zoo.__file__).parents[1])},
+    )
+    assert started.stdout is not None
+    workers = [int(pid) for pid in started.stdout.readline().split()]
+    assert all(_runs(pid) for pid in workers)
+    started.kill()
+    started.wait()
+    deadline = time.monotonic() + 30
+    while any(_runs(pid) for pid in workers):
+        assert time.monotonic() < deadline, "workers train on for nobody"
+        time.sleep(0.1)
+
+
+def _runs(pid: int) -> bool:
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
 def test_ray_makes_the_same_zoo(inline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -81,9 +83,17 @@ def run_pool(
             worker.process.join()
 
 
+def _end_with_parent() -> None:
+    """End this process at once if the parent is killed: a group may take minutes, and nobody would read its answer."""
+    if (parent := multiprocessing.parent_process()) is not None:
+        parent.join()
+        os._exit(1)
+
+
 def _serve(line: Connection, resolved: dict[str, Any], threads: int) -> None:
     """What a process of the pool does: make the recipe, then train one group after the other until told to stop."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which then stops this process
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     keep_freed_memory()
     import torch
 
