@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import LlamaForCausalLM
 
 from tests.decoding import SIZE, llama, save, tokenizer
 from weightgen import WeakToStrong
@@ -135,6 +136,29 @@ def test_an_adapter_for_another_base(tmp_path: Path) -> None:
     ) as error:
         WeakToStrong(llama(0), [(str(tmp_path / "adapter"), llama(2))])
     assert "org/wide" in error.value.remedy
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # PEFT asks transformers for it
+def test_an_adapter_for_another_base_of_the_same_shapes(tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    base, copy, other = (tmp_path / name for name in ("base", "copy", "other"))
+    llama(2).save_pretrained(base)
+    llama(2).bfloat16().save_pretrained(copy)
+    llama(3).save_pretrained(other)
+    config = LoraConfig(r=2, target_modules=["q_proj"])
+    get_peft_model(LlamaForCausalLM.from_pretrained(base), config).save_pretrained(tmp_path / "adapter")
+    settings = tmp_path / "adapter" / "adapter_config.json"
+    assert json.loads(settings.read_text())["base_model_name_or_path"] == str(base)
+    WeakToStrong(llama(0), [(str(tmp_path / "adapter"), str(copy))])  # the same model, elsewhere and rounded
+    with pytest.raises(
+        UsageError, match=r"was trained on .*base, whose model.layers.1.* is not that of .*other"
+    ) as error:
+        WeakToStrong(llama(0), [(str(tmp_path / "adapter"), str(other))])
+    assert error.value.remedy.endswith(str(base))
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"base_model_name_or_path": "org/elsewhere"}))
+    with pytest.warns(UserWarning, match=r"was trained on org/elsewhere and the anchor is .*other"):
+        WeakToStrong(llama(0), [(str(tmp_path / "adapter"), str(other))])
 
 
 def test_free_memory_counts_what_the_kernel_can_give_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
+from weightgen.decode.adapter_base import check_base
 from weightgen.decode.memory import no_model
 from weightgen.decode.passes import Member
 from zoo.errors import UsageError, WeightgenError
@@ -182,6 +183,7 @@ def attach_adapter(base: Any, source: str, config: Mapping[str, Any]) -> tuple[n
     """
     from peft import PeftModel
 
+    check_base(base, source, config)
     wanted = config.get("base_model_name_or_path")
     remedy = f"give the base it was trained on as anchor: {wanted}" if wanted else "give the base it was trained on"
     try:
