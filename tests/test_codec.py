@@ -124,3 +124,25 @@ def test_every_part_learns_and_networks_come_back(vae: VAE) -> None:
         optimizer.step()
     decoded = vae.decode(vae.encode(values, MASK, POSITION), MASK, POSITION)
     assert vae.error(decoded, values, MASK, POSITION) < 0.2
+
+
+def test_codes_may_begin_at_one_network_of_every_layout() -> None:
+    config = CONFIG.model_copy(update={"means": "member", "zero_start": True})
+    codec = VAE(config, 5, (2, 2, 2, 1)).eval()
+    large, small = networks(7), networks(3, seed=1)[:, :3]
+    shorter, fewer = MASK[:3], POSITION[:3]
+    codec.fit_normal([(small, shorter, fewer), (large, MASK, POSITION)])
+    again = VAE(config, 5, (2, 2, 2, 1)).eval()
+    again.load_state_dict(codec.state_dict())
+
+    def begins_at(values: Tensor, mask: Tensor, position: Tensor) -> bool:
+        start = again.decode(torch.zeros(1, len(position), 3), mask, position)
+        return bool((start - values * mask).flatten(1).norm(dim=1).min() < 1e-5)
+
+    assert begins_at(large, MASK, POSITION)
+    assert begins_at(small, shorter, fewer)
+    assert begins_at(large[:, [0, 2, 3]], MASK[[0, 2, 3]], POSITION[[0, 2, 3]]), "unknown: that of most networks"
+    older = {key: value for key, value in codec.state_dict().items() if not key.endswith("layouts")}
+    again.load_state_dict(older)
+    again.fit_normal([(small, shorter, fewer)])
+    assert begins_at(small, shorter, fewer)

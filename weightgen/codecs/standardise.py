@@ -29,6 +29,13 @@ def _key(position: Int[Tensor, "t 4"]) -> Int[Tensor, " t"]:
     return key
 
 
+def _signature(position: Int[Tensor, "t 4"]) -> Int[Tensor, ""]:
+    """A number that two layouts share only if they have the same positions."""
+    key = _key(position)
+    mixed = (key ^ (key >> 29)) * 0x1B873593CC9E2D51  # wraps around, as a hash may
+    return (mixed ^ (mixed >> 32)).sum()
+
+
 class Standardiser(nn.Module):
     """Maps weights to numbers of mean 0 and deviation 1 on the training networks, and back."""
 
@@ -36,6 +43,7 @@ class Standardiser(nn.Module):
     deviation: Tensor
     keys: Tensor
     offsets: Tensor
+    layouts: Tensor
     fitted: Tensor
 
     def __init__(self, token_width: int, positions: Sequence[int], means: Means) -> None:
@@ -45,8 +53,8 @@ class Standardiser(nn.Module):
             token_width: values a token.
             positions: number of layers and roles that occur; more numbers are ignored.
             means: what is subtracted: the mean of the weights of a (layer, role), the mean of the same weight of all
-                networks, or one network (``"member"``). The mean of networks of independent starts does not work,
-                a network does, so it is the better place to start from where codes are not learned.
+                networks, or one network of each layout (``"member"``). The mean of networks of independent starts
+                does not work, a network does, so it is the better place to start from where codes are not learned.
         """
         super().__init__()
         self.means = means
@@ -56,6 +64,7 @@ class Standardiser(nn.Module):
         self.register_buffer("fitted", torch.tensor(False))
         self.register_buffer("keys", torch.zeros(0, dtype=torch.long))
         self.register_buffer("offsets", torch.zeros(0, token_width))
+        self.register_buffer("layouts", torch.zeros(0, dtype=torch.long))
         self.register_load_state_dict_pre_hook(_take_size)
 
     def fit(self, networks: Sequence[Networks]) -> None:
@@ -63,6 +72,7 @@ class Standardiser(nn.Module):
 
         A layer that has no weights of a role, and layers beyond those that occur, take those of the role everywhere.
         """
+        self.keys, self.offsets, self.layouts = self.keys[:0], self.offsets[:0], self.layouts[:0]
         layers = len(self.mean) - 1
         for role in range(self.mean.shape[1]):
             parts = list(_of_role(networks, role))
@@ -81,13 +91,16 @@ class Standardiser(nn.Module):
             self._take_member(networks)
 
     def _take_member(self, networks: Sequence[Networks]) -> None:
-        """Subtract a network of usual size from the layout that most networks have; elsewhere the mean of the role."""
-        values, mask, position = max(networks, key=lambda one: len(one[0]))
-        rest = (values - self(position)[0]) * mask
-        size = rest.flatten(1).norm(dim=1)
-        member = int((size - size.median()).abs().argmin())
-        keys, order = _key(position).sort()
-        self.keys, self.offsets = keys, rest[member][order]
+        """Subtract a network of usual size of each layout; of layouts not among them, that of the most frequent one."""
+        keys, offsets, layouts = [], [], []
+        for values, mask, position in sorted(networks, key=lambda one: -len(one[0])):
+            rest = (values - self(position)[0]) * mask
+            size = rest.flatten(1).norm(dim=1)
+            known, order = _key(position).sort()
+            keys.append(known)
+            offsets.append(rest[int((size - size.median()).abs().argmin())][order])
+            layouts.append(_signature(position).expand(len(known)))
+        self.keys, self.offsets, self.layouts = torch.cat(keys), torch.cat(offsets), torch.cat(layouts)
 
     def _fit_weights(self, networks: Sequence[Networks]) -> None:
         """Measure the mean of every weight, as its difference from the role's, and the deviations around it.
@@ -95,7 +108,6 @@ class Standardiser(nn.Module):
         Means of few networks are noisy. They are shrunk towards the role's by the share of their spread that noise
         explains (empirical Bayes), so that networks with nothing in common lose nothing.
         """
-        self.keys, self.offsets = self.keys[:0], self.offsets[:0]
         keys = torch.cat([_key(position) for _, _, position in networks]).unique()
         sums = torch.zeros(3, len(keys), self.offsets.shape[1], dtype=torch.float64)  # count, total, squares
         for values, mask, position in networks:
@@ -120,22 +132,26 @@ class Standardiser(nn.Module):
                 if here.any():
                     variance = left[here].sum() / count[here].sum()
                     self.deviation[number, kind] = variance.clamp(min=0).sqrt().clamp(min=SMALLEST)
-        self.keys, self.offsets = keys, offset.float()
+        self.keys, self.offsets, self.layouts = keys, offset.float(), torch.zeros_like(keys)
 
     def forward(self, position: Int[Tensor, "t 4"]) -> tuple[Float[Tensor, "t _"], Float[Tensor, "t 1"]]:
         """Mean and deviation at some positions; unknown positions have those of their role."""
         layer, role = position[:, 0].clamp(max=len(self.mean) - 1), position[:, 1]
         mean, deviation = self.mean[layer, role][:, None], self.deviation[layer, role][:, None]
         if len(self.keys):
-            key = _key(position)
-            place = torch.searchsorted(self.keys, key).clamp(max=len(self.keys) - 1)
-            mean = mean + self.offsets[place] * (self.keys[place] == key)[:, None]
+            own = self.layouts == _signature(position)
+            here = own if own.any() else self.layouts == self.layouts[0]
+            key, known = _key(position), self.keys[here]
+            place = torch.searchsorted(known, key).clamp(max=len(known) - 1)
+            mean = mean + self.offsets[here][place] * (known[place] == key)[:, None]
         return mean, deviation
 
 
 def _take_size(module: nn.Module, state_dict: Mapping[str, Tensor], prefix: str, *_: Any) -> None:
-    """Before loading: take the number of known positions from the file."""
-    for name in ("keys", "offsets"):
+    """Before loading: take the number of known positions from the file; older ones know no layouts."""
+    if prefix + "keys" in state_dict and isinstance(state_dict, dict):
+        state_dict.setdefault(prefix + "layouts", torch.zeros_like(state_dict[prefix + "keys"]))
+    for name in ("keys", "offsets", "layouts"):
         if prefix + name in state_dict:
             module.register_buffer(name, torch.empty_like(state_dict[prefix + name]))
 
