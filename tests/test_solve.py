@@ -292,6 +292,7 @@ def test_what_learns_is_asked_only_about_examples_it_did_not_see(text_encoder: P
     judge.ask(candidate, range(2))
     judge.ask(candidate, range(4))
     assert len(judge.folds) == folds
+    assert judge.share == 1 - 1 / folds
     position = {text: i for i, text in enumerate(task.texts)}
     for known, texts in zip(seen, asked, strict=True):
         rows = {position[text] for text in texts}

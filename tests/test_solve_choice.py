@@ -127,6 +127,27 @@ def test_the_record_lies_on_lines_between_what_was_measured() -> None:
     assert found.prior("static", "base", 4) is None
 
 
+def test_what_learned_from_half_is_credited_with_what_all_are_worth_elsewhere() -> None:
+    tasks = [f"t{i}" for i in range(4)]
+    scores = {
+        "base": {0: dict.fromkeys(tasks, 0.5)},
+        "retrieved": {0: dict.fromkeys(tasks, 0.6)},
+        "finetuned": {n: {t: gain + 0.1 * i for i, t in enumerate(tasks)} for n, gain in ((4, 0.5), (16, 0.6))},
+    }
+    found = Record("base", "", scores)
+    grown = [found.growth("finetuned", shots, 0.5) for shots in (2, 4, 8, 16, 32, 64)]
+    assert grown == pytest.approx([0.05, 0.05, 0.05, 0.05, 0.0, 0.0])  # a half is half of the way from 4 to 16
+    assert found.growth("finetuned", 6, 0.5) == pytest.approx(0.05)
+    assert found.growth("finetuned", 16, 1.0) == found.growth("retrieved", 16, 0.5) == 0.0
+    y = torch.arange(400) % 2
+    logits = {RETRIEVED.name: answers(y, 80), FINETUNED.name: answers(y, 90)}
+    honest, unaware = (Comparison(y, logits, found, 16, share) for share in (0.5, 1.0))
+    one, other = (comparison.difference(FINETUNED, RETRIEVED) for comparison in (honest, unaware))
+    assert one is not None
+    assert other is not None
+    assert 0 < one.value - other.value <= 0.05
+
+
 def test_the_shipped_record_is_of_the_shipped_base_and_knows_the_ways(tmp_path: Path) -> None:
     shipped = Record.load(SHIPPED, MINILM)
     assert shipped is not None

@@ -52,7 +52,12 @@ class Comparison:
     """Compares candidates on the same labelled examples, or by the track record alone."""
 
     def __init__(
-        self, y: Int[Tensor, " n"], answers: dict[str, Float[Tensor, "m c"]], record: Record | None, shots: float
+        self,
+        y: Int[Tensor, " n"],
+        answers: dict[str, Float[Tensor, "m c"]],
+        record: Record | None,
+        shots: float,
+        share: float = 1.0,
     ) -> None:
         """Score everything once.
 
@@ -61,8 +66,9 @@ class Comparison:
             answers: logits by candidate, all for the same examples; without labels those for unlabelled texts.
             record: of the ways.
             shots: labelled examples a label.
+            share: of these that what learns had learned from when it answered.
         """
-        self._y, self._record, self._shots = y, record, shots
+        self._y, self._record, self._shots, self._share = y, record, shots, share
         self._found = {name: logits.argmax(-1) for name, logits in answers.items()}
         self._means: dict[str, float] = {}
         self._spreads: dict[str, Tensor] = {}
@@ -74,7 +80,9 @@ class Comparison:
     def difference(self, first: Candidate, second: Candidate) -> Difference | None:
         """What the first is better than the second; ``None`` if nothing is known.
 
-        Nobody is better than right: the record of other tasks promises no more than the second leaves to be gained.
+        What learns is judged after learning from some of the examples and used after learning from all of them; what
+        that is worth on other tasks is added. Nobody is better than right: the record of other tasks promises no more
+        than the second leaves to be gained.
         Without labels it promises no more than the share of texts that the two answer differently.
         """
         if first.name == second.name:
@@ -85,10 +93,13 @@ class Comparison:
                 return None
             most = self._apart(first.name, second.name)
             return Difference(min(max(prior.mean, -most), most), prior.error)
-        seen = self._means[first.name] - self._means[second.name]
+        seen = self._means[first.name] - self._means[second.name] + self._growth(first) - self._growth(second)
         found = shrunken(seen, self._noise(first.name, second.name), prior)
         low, high = self._means[first.name] - 1, 1 - self._means[second.name]
         return Difference(min(max(found.value, low), high), found.noise)
+
+    def _growth(self, candidate: Candidate) -> float:
+        return self._record.growth(candidate.way, self._shots, self._share) if self._record else 0.0
 
     def _apart(self, first: str, second: str) -> float:
         """Share of the texts that two candidates answer differently; 1 where that is not known."""

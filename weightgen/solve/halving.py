@@ -130,7 +130,7 @@ def _rung(
     answered = [one for one in alive if one.name in answers]
     if len(answered) == 1 and search.final:
         return []  # nothing but the base could be asked: what was judged before stands
-    comparison = Comparison(judge.y[rows], answers, record, judge.shots)
+    comparison = Comparison(judge.y[rows], answers, record, judge.shots, judge.share)
     scored = [one for one in map(comparison.scored, answered) if one is not None]
     for one in scored:
         search.last[one.candidate.name], search.judged[one.candidate.name] = one, len(rows)

@@ -74,6 +74,11 @@ class Judge:
         self.folds = [[n] for n in numbers] if a_label <= FEW else [numbers[:half], numbers[half:]]
         self.folds = [fold for fold in self.folds if fold]
 
+    @property
+    def share(self) -> float:
+        """Of the examples that what learns has learned from when it is asked about the others."""
+        return 1 - sum(map(len, self.folds)) / len(self.folds) / len(self.blocks)
+
     def rows(self, blocks: Sequence[int]) -> list[int]:
         """Numbers of the examples of some blocks, in order."""
         return [row for block in blocks for row in self.blocks[block]]

@@ -84,6 +84,25 @@ class Record:
         spread = math.sqrt(sum((gain - mean) ** 2 for gain in gains) / (len(gains) - 1))
         return Prior(mean, spread, spread / math.sqrt(len(gains)))
 
+    def growth(self, way: str, shots: float, share: float) -> float:
+        """What a way gains when it learns from all examples and not from a share of them, on average over tasks.
+
+        Scores lie on lines over the logarithm of the number of examples; the first goes on below what was measured.
+        Nothing for ways that learn nothing, or were measured at one number of examples.
+        """
+        known = sorted(self.scores.get(way, {}))
+        if len(known) < 2 or not 0 < share < 1:
+            return 0.0
+        first, second = known[:2]
+        lower, upper = self._at(way, shots), self._at(way, shots * share)
+        gains = [lower[task] - upper[task] for task in lower.keys() & upper.keys()]
+        missing = math.log(max(min(shots, first) / (shots * share), 1.0)) / math.log(second / first)
+        low, high = self.scores[way][first], self.scores[way][second]
+        slope = [high[task] - low[task] for task in low.keys() & high.keys()]
+        if not gains or not slope:
+            return 0.0
+        return sum(gains) / len(gains) + missing * sum(slope) / len(slope)
+
     def _at(self, way: str, shots: float) -> Mapping[str, float]:
         """Scores at a number of examples, on a line between those that were measured, over its logarithm."""
         known = self.scores.get(way, {})
