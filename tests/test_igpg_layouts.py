@@ -81,12 +81,35 @@ def test_a_network_with_other_classes_is_refused(families: Path, monkeypatch: py
         generator.layout_for(Condition(examples, architecture=told))
 
 
+def test_residual_networks_of_a_depth_that_the_zoo_does_not_have(tmp_path: Path) -> None:
+    nets = "[{blocks: [1, 1], widths: [2, 4]}, {blocks: [2, 2], widths: [2, 4]}]"
+    report = build(RECIPE, tmp_path / "zoo", (*TINY_RECIPE, f"network.residual={nets}", "network.hidden=[3]"))
+    assert report.failed == 0
+    with Zoo.open(tmp_path / "zoo") as zoo:
+        groups = load_groups(zoo, "train")
+        made = {json.dumps(architecture_of(one.layout).get("blocks")): one for one in groups}
+        assert made.keys() == {"null", "[1, 1]", "[2, 2]"}
+        assert all("running_mean" not in name for one in groups for name in one.tensors)
+        train_generator(tiny_config("igpg", "refine.depth=1"), zoo, tmp_path / "igpg")
+    x = np.random.default_rng(0).random((8, 8, 8), dtype=np.float32)
+    np.savez(tmp_path / "examples.npz", x=x, y=np.arange(8) % 2)
+    wanted = architecture_of(made["[2, 2]"].layout) | {"blocks": [3, 3]}
+    result = jobs.generate(
+        tmp_path / "igpg", tmp_path / "examples.npz", tmp_path / "out", architecture=json.dumps(wanted)
+    )
+    assert isinstance(result, GenerateResult)
+    tensors = safefile.load(result.files[0])[0]
+    assert "layer2.2.conv2.weight" in tensors
+    assert logits(wanted, tensors, torch.from_numpy(x)).shape == (8, 2)
+    assert logits(wanted, tensors, torch.from_numpy(x)).isfinite().all()
+
+
 def test_convolutions_need_images(tmp_path: Path) -> None:
     np.savez(tmp_path / "flat.npz", x=np.zeros((60, 7), dtype=np.float32), y=np.arange(60) % 3)
     source = (f"data.source={tmp_path / 'flat.npz'}", "tasks={classes: 2, held_out: 1, validation: 1}")
-    changes = (*TINY_RECIPE[3:], f"network.convolutional=[{CONV}]", *source)
-    with pytest.raises(UsageError, match="they are no images"):
-        build(RECIPE, tmp_path / "zoo", changes)
+    for further in (f"convolutional=[{CONV}]", "residual=[{}]"):
+        with pytest.raises(UsageError, match="they are no images"):
+            build(RECIPE, tmp_path / further[:5], (*TINY_RECIPE[3:], f"network.{further}", *source))
 
 
 def test_adapters_of_two_ranks(

@@ -1,6 +1,7 @@
 """Tiny CNNs on real image sets: one generator for all, and image sets that it has never seen.
 
-    weightgen zoo build configs/cnn-images.yaml --zoo ZOO --set 'data.sources=[FOLDER]' --set members_per_task=108
+    weightgen zoo build configs/cnn-images.yaml --zoo ZOO --set 'data.sources=[FOLDER]' --set members_per_task=108 \
+        --set keep_epochs=[]
     python scripts/bench/d2nwg_images.py run --zoo ZOO --work WORK   # can be stopped and resumed
     python scripts/bench/d2nwg_images.py render                      # docs/results.md from the saved JSON only
 

@@ -90,17 +90,14 @@ def test_processes_end_with_the_one_that_started_them(tmp_path: Path) -> None:
     script = tmp_path / "endless.py"
     script.write_text(ENDLESS)
     settings = [*TINY_RECIPE, "training.epochs=1000000", "members_per_task=1"]
-    started = subprocess.Popen(
-        [sys.executable, str(script), str(RECIPE), str(tmp_path / "zoo"), *settings],
-        stdout=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"PYTHONPATH": str(Path(zoo.__file__).parents[1])},
-    )
-    assert started.stdout is not None
-    workers = [int(pid) for pid in started.stdout.readline().split()]
-    assert all(_runs(pid) for pid in workers)
-    started.kill()
-    started.wait()
+    command = [sys.executable, str(script), str(RECIPE), str(tmp_path / "zoo"), *settings]
+    env = os.environ | {"PYTHONPATH": str(Path(zoo.__file__).parents[1])}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) as started:
+        assert started.stdout is not None
+        workers = [int(pid) for pid in started.stdout.readline().split()]
+        assert workers
+        assert all(_runs(pid) for pid in workers)
+        started.kill()
     deadline = time.monotonic() + 30
     while any(_runs(pid) for pid in workers):
         assert time.monotonic() < deadline, "workers train on for nobody"

@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from einops import rearrange
+from torch import Tensor, nn
 
 from zoo.architectures import Architecture, UnitGroup, register_family
 from zoo.architectures._pretrained import number, rows
@@ -47,7 +48,9 @@ class ResNet:
         """
         if architecture.get("activation", "relu") is None:
             raise UsageError("the activation of the network is not known", "state it in a weightgen.json side-car")
-        return _build(architecture)
+        network = _build(architecture)
+        network.register_forward_pre_hook(_with_channels)
+        return network
 
     @staticmethod
     def groups(architecture: Architecture) -> tuple[UnitGroup, ...]:
@@ -66,6 +69,12 @@ class ResNet:
         fields = _fields(architecture)
         depth = (3 if fields["expansion"] else 2) * sum(fields["blocks"]) + 2
         return f"ResNet-{depth} of widths {'-'.join(map(str, fields['widths']))}"
+
+
+def _with_channels(_: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+    """Grey images may come without an axis of channels."""
+    (x,) = inputs
+    return (rearrange(x, "n h w -> n 1 h w") if x.ndim == 3 else x,)
 
 
 def _fields(architecture: Architecture) -> dict[str, Any]:

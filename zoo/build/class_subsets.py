@@ -13,7 +13,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from zoo.architectures import Architecture, family
-from zoo.build.conv_nets import ConvNetConfig
+from zoo.build.conv_nets import ConvNetConfig, ResidualConfig
 from zoo.build.per_task import unstacked
 from zoo.build.registry import Data, Member, MemberName, Recipe, register_recipe
 from zoo.build.sources import LabelledData, load_source
@@ -50,7 +50,7 @@ class SubsetConfig(StrictConfig):
 
 
 class NetworkConfig(StrictConfig):
-    """A multi-layer perceptron, or several of different shapes, and convolutional networks beside them.
+    """A multi-layer perceptron, or several of different shapes, and plain and residual convolutional networks beside.
 
     Inputs and outputs follow from the data.
     """
@@ -60,6 +60,7 @@ class NetworkConfig(StrictConfig):
     )
     activation: Literal["tanh", "relu", "gelu"] = "tanh"
     convolutional: list[ConvNetConfig] = Field(default=[], description="networks for tasks of images")
+    residual: list[ResidualConfig] = Field(default=[], description="further networks for tasks of images")
 
     @property
     def shapes(self) -> dict[str, list[int]]:
@@ -110,6 +111,12 @@ class ClassSubsets(Recipe):
             sizes = "-".join(map(str, [*conv.channels, *conv.hidden]))
             found[f"cnn-{sizes}/"] = architecture
             family(architecture).groups(architecture)  # images of this size fit
+        for residual in network.residual:
+            about = {"norm": False, "activation": network.activation, "classes": classes}
+            architecture = {"family": "resnet", "channels": self._image_shape()[0], **dict(residual), **about}
+            sizes = "-".join(map(str, [*residual.blocks, *residual.widths]))
+            found[f"resnet-{sizes}/"] = architecture
+            family(architecture).groups(architecture)  # widths and blocks fit
         return found
 
     def _image_shape(self) -> list[int]:
@@ -118,7 +125,7 @@ class ClassSubsets(Recipe):
         if len(shape) not in (2, 3):
             raise UsageError(
                 f"examples of {self.data.name} have the shape {shape}, they are no images",
-                "leave network.convolutional out",
+                "leave network.convolutional and network.residual out",
             )
         return shape if len(shape) == 3 else [1, *shape]
 

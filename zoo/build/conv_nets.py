@@ -1,4 +1,4 @@
-"""The convolutional network of a recipe."""
+"""The convolutional networks of a recipe, plain and residual."""
 
 from __future__ import annotations
 
@@ -17,3 +17,15 @@ class ConvNetConfig(StrictConfig):
     pool: int | list[int] = Field(default=[2, 2, 1])
     hidden: list[int] = Field(default=[20])
     activation: Literal["tanh", "relu", "gelu"] = "tanh"
+
+
+class ResidualConfig(StrictConfig):
+    """A residual network for small images (ResNet of 6n + 2 layers, arXiv 1512.03385, section 4.2).
+
+    It has biases in place of batch norm, so that all of it is weights. Inputs and outputs follow from the data. See
+    ``zoo.architectures.resnet``.
+    """
+
+    blocks: list[int] = Field(default=[1, 1, 1], min_length=1, description="of two convolutions each, by stage")
+    widths: list[int] = Field(default=[4, 6, 8], min_length=1, description="channels, by stage")
+    shortcut: Literal["pad", "conv", "pool"] = "pad"
