@@ -107,6 +107,21 @@ def test_few_examples_are_read_beside_what_the_ways_gained_elsewhere() -> None:
     assert chosen({BASE: 4, RETRIEVED: 4, FINETUNED: 4}, 8)[0] == BASE
 
 
+def test_what_is_best_elsewhere_gives_way_only_to_what_is_ahead_beyond_noise() -> None:
+    spread = [0.1, -0.1, 0.1, -0.1, 0.1, -0.1]
+    usual = record(
+        {
+            "base": [0.0] * 6,
+            "retrieved": [0.05 + s for s in spread],
+            "generated": [0.1 - s for s in spread],
+            "finetuned": [0.2] * 6,
+        }
+    )
+    assert chosen({BASE: 12, RETRIEVED: 5, GENERATED: 6, FINETUNED: 6}, 24, usual) == (FINETUNED, FINETUNED)
+    assert chosen({BASE: 12, RETRIEVED: 5, GENERATED: 6, FINETUNED: 6}, 24)[0] == RETRIEVED
+    assert chosen({BASE: 100, RETRIEVED: 5, GENERATED: 80, FINETUNED: 80}, 200, usual)[0] == RETRIEVED
+
+
 def test_where_the_base_is_right_the_record_promises_nothing() -> None:
     usual = record({"base": [0.0] * 6, "finetuned": [0.3, 0.3, 0.3, 0.31, 0.29, 0.3]})
     assert chosen({BASE: 0, FINETUNED: 0}, 8, usual)[0] == BASE

@@ -16,6 +16,8 @@ from weightgen.solve.record import Prior, Record
 
 GIVEN_UP = 0.01
 """Macro-F1 that is given up at most for a simpler candidate, in the estimate."""
+BEYOND = 1.0
+"""Standard errors by which a candidate has to be ahead of the way that is best on other tasks."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,23 @@ class Comparison:
         low, high = self._means[first.name] - 1, 1 - self._means[second.name]
         return Difference(min(max(found.value, low), high), found.noise)
 
+    def usual(self, scored: Sequence[Scored]) -> Scored | None:
+        """The candidate of the way that was best on other tasks, beyond the error, on tasks that had both."""
+        found: Scored | None = None
+        for one in scored:
+            rival = BASE.way if found is None else found.candidate.way
+            prior = self._record and self._record.prior(one.candidate.way, rival, self._shots)
+            if prior is not None and prior.mean > prior.error:
+                found = one
+        return found
+
+    def alike(self, first: Scored, second: Scored) -> bool:
+        """Whether the second lost no more than ``GIVEN_UP`` to the first on other tasks; true without a record."""
+        if self._record is None or first is second:
+            return True
+        prior = self._record.prior(first.candidate.way, second.candidate.way, self._shots)
+        return prior is not None and prior.mean <= GIVEN_UP
+
     def _growth(self, candidate: Candidate) -> float:
         return self._record.growth(candidate.way, self._shots, self._share) if self._record else 0.0
 
@@ -136,15 +155,26 @@ def shrunken(seen: float, noise: float, prior: Prior | None) -> Difference:
 def simplest_within_noise(scored: Sequence[Scored], comparison: Comparison) -> tuple[Candidate, Candidate]:
     """The choice and the best: the simplest candidate that the best does not beat by more than one standard error.
 
+    The best of a dozen noisy scores is rarely the best. So it has to be ahead of the way that is best on other tasks by
+    more than ``BEYOND`` standard errors, or that one takes its place.
     With few labels that error is large, and on average what the best is ahead is lost. So no more than ``GIVEN_UP`` of
     the estimate is given up for simplicity, the base aside, which is taken wherever the best is within the noise of it.
     Among candidates that are equally simple the better one is taken.
     """
     best = max(scored, key=lambda one: (one.gain.value, -one.candidate.level))
+    usual = comparison.usual(scored)
+    if usual is not None:
+        ahead = comparison.difference(best.candidate, usual.candidate)
+        if ahead is None or ahead.value <= BEYOND * ahead.noise:
+            best = usual
     for one in sorted(scored, key=lambda one: (one.candidate.level, -one.gain.value)):
         ahead = comparison.difference(best.candidate, one.candidate)
         if ahead is None:
             continue
-        if ahead.value <= (ahead.noise if one.candidate.way == BASE.way else min(ahead.noise, GIVEN_UP)):
+        if one.candidate.way == BASE.way:
+            taken = ahead.value <= ahead.noise
+        else:
+            taken = ahead.value <= min(ahead.noise, GIVEN_UP) and comparison.alike(best, one)
+        if taken:
             return one.candidate, best.candidate
     return best.candidate, best.candidate

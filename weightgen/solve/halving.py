@@ -136,5 +136,6 @@ def _rung(
         search.last[one.candidate.name], search.judged[one.candidate.name] = one, len(rows)
     search.final = [one.name for one in answered]
     search.choice, search.best = simplest_within_noise(scored, comparison)
-    ranked = sorted(scored, key=lambda one: (-one.gain.value, one.candidate.level))
+    usual = comparison.usual(scored)  # is never dropped: the others are measured against it
+    ranked = sorted(scored, key=lambda one: (one is not usual, -one.gain.value, one.candidate.level))
     return [one.candidate for one in ranked if one.candidate.name != BASE.name]
