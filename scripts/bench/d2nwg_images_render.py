@@ -87,8 +87,8 @@ def starts(seen: list[dict]) -> list[str]:
     before = [json.loads(path.read_text())]
     lines = [
         "",
-        "Earlier trainings (one seed) began at one network, of the layout that most networks have; colour images and sets "
-        "of five classes began at pieces of it. Without training, accuracy in %:",
+        "Earlier trainings (one seed) began at one network, of the layout that most networks have; colour images and "
+        "sets of five classes began at pieces of it. Without training, accuracy in %:",
         "",
         "| set | mapper, one start | D2NWG, one start | D2NWG, a start for every layout | a network of the zoo |",
         "|---|---|---|---|---|",
@@ -210,8 +210,8 @@ def fine_tuning() -> list[str]:
     lines = [
         "",
         f"What training takes instead: random starts (3 a set) with schedules of {', '.join(tried)} epochs, up to the "
-        "first that ends at or above the mean of D2NWG's networks before training (of an earlier training, which began at "
-        "one network for all layouts); core-seconds of one such training.",
+        "first that ends at or above the mean of D2NWG's networks before training (of an earlier training, which began "
+        "at one network for all layouts); core-seconds of one such training.",
         "",
         "| set | D2NWG, epoch 0 | epochs from a random start | core-seconds |",
         "|---|---|---|---|",
