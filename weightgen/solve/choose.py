@@ -84,8 +84,8 @@ class Comparison:
 
         What learns is judged after learning from some of the examples and used after learning from all of them; what
         that is worth on other tasks is added. Nobody is better than right: the record of other tasks promises no more
-        than the second leaves to be gained.
-        Without labels it promises no more than the share of texts that the two answer differently.
+        than the second leaves to be gained. Without labels it promises no more than the share of texts that the two
+        answer differently.
         """
         if first.name == second.name:
             return Difference(0.0, 0.0)
@@ -157,7 +157,8 @@ def simplest_within_noise(scored: Sequence[Scored], comparison: Comparison) -> t
 
     The best of a dozen noisy scores is rarely the best. So it has to be ahead of the way that is best on other tasks by
     more than ``BEYOND`` standard errors, or that one takes its place.
-    With few labels that error is large, and on average what the best is ahead is lost. So no more than ``GIVEN_UP`` of
+
+    With few labels the error is large, and on average what the best is ahead is lost. So no more than ``GIVEN_UP`` of
     the estimate is given up for simplicity, the base aside, which is taken wherever the best is within the noise of it.
     Among candidates that are equally simple the better one is taken.
     """
