@@ -83,16 +83,17 @@ def test_a_network_with_other_classes_is_refused(families: Path, monkeypatch: py
 
 def test_residual_networks_of_a_depth_that_the_zoo_does_not_have(tmp_path: Path) -> None:
     nets = "[{blocks: [1, 1], widths: [2, 4]}, {blocks: [2, 2], widths: [2, 4]}]"
-    report = build(RECIPE, tmp_path / "zoo", (*TINY_RECIPE, f"network.residual={nets}", "training.epochs=1"))
+    few = ("tasks={classes: 9, held_out: 1, validation: 1}", f"network.residual={nets}", "training.epochs=1")
+    report = build(RECIPE, tmp_path / "zoo", (*TINY_RECIPE[3:], *few))
     assert report.failed == 0
     with Zoo.open(tmp_path / "zoo") as zoo:
         groups = load_groups(zoo, "train")
         made = {json.dumps(architecture_of(one.layout).get("blocks")): one for one in groups}
         assert made.keys() == {"null", "[1, 1]", "[2, 2]"}
         assert all("running_mean" not in name for one in groups for name in one.tensors)
-        train_generator(tiny_config("igpg", "refine.depth=1"), zoo, tmp_path / "igpg")
-    x = np.random.default_rng(0).random((8, 8, 8), dtype=np.float32)
-    np.savez(tmp_path / "examples.npz", x=x, y=np.arange(8) % 2)
+        train_generator(tiny_config("igpg", "refine.depth=1", "conditioner.max_classes=9"), zoo, tmp_path / "igpg")
+    x = np.random.default_rng(0).random((18, 8, 8), dtype=np.float32)
+    np.savez(tmp_path / "examples.npz", x=x, y=np.arange(18) % 9)
     wanted = architecture_of(made["[2, 2]"].layout) | {"blocks": [3, 3]}
     result = jobs.generate(
         tmp_path / "igpg", tmp_path / "examples.npz", tmp_path / "out", architecture=json.dumps(wanted)
@@ -100,7 +101,7 @@ def test_residual_networks_of_a_depth_that_the_zoo_does_not_have(tmp_path: Path)
     assert isinstance(result, GenerateResult)
     tensors = safefile.load(result.files[0])[0]
     assert "layer2.2.conv2.weight" in tensors
-    assert logits(wanted, tensors, torch.from_numpy(x)).shape == (8, 2)
+    assert logits(wanted, tensors, torch.from_numpy(x)).shape == (18, 9)
     assert logits(wanted, tensors, torch.from_numpy(x)).isfinite().all()
 
 
