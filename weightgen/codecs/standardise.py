@@ -6,7 +6,7 @@ share a start, or whose hidden units were aligned, have much in common, and what
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import torch
@@ -147,9 +147,9 @@ class Standardiser(nn.Module):
         return mean, deviation
 
 
-def _take_size(module: nn.Module, state_dict: Mapping[str, Tensor], prefix: str, *_: Any) -> None:
+def _take_size(module: nn.Module, state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:
     """Before loading: take the number of known positions from the file; older ones know no layouts."""
-    if prefix + "keys" in state_dict and isinstance(state_dict, dict):
+    if prefix + "keys" in state_dict:
         state_dict.setdefault(prefix + "layouts", torch.zeros_like(state_dict[prefix + "keys"]))
     for name in ("keys", "offsets", "layouts"):
         if prefix + name in state_dict:

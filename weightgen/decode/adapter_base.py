@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +9,8 @@ from typing import Any
 
 import torch
 
-from zoo.errors import UsageError
+from weightgen.large.folder import open_model
+from zoo.errors import BadArtefact, UsageError
 
 ROUNDING = 2e-2
 """Relative distance of two copies of one tensor at most, one of which may have been rounded to bfloat16."""
@@ -42,33 +42,20 @@ def check_base(anchor: Any, source: str, config: Mapping[str, Any]) -> None:
 
 def _compare(anchor: Any, folder: Path) -> str | None:
     """The last matrix of a layer if it differs, nothing in words if it is the same, ``None`` if that is unknown."""
-    from safetensors import SafetensorError, safe_open
-
+    if not folder.is_dir():
+        return None
     model = anchor.get_base_model() if hasattr(anchor, "peft_config") else anchor
     own = {name.replace(".base_layer.", "."): value for name, value in model.named_parameters() if "lora_" not in name}
     matrices = [
         name for name, value in own.items() if value.ndim == 2 and any(part.isdigit() for part in name.split("."))
     ]
     try:
-        files = _files(folder)
-        name = next(name for name in reversed(matrices) if name in files)
-        with safe_open(files[name], framework="pt") as opened:
-            theirs = opened.get_tensor(name)
-    except (OSError, KeyError, ValueError, StopIteration, SafetensorError):
+        saved = open_model(str(folder))
+        name = next(name for name in reversed(matrices) if name in saved.tensors)
+        ((_, theirs),) = saved.stream([name])
+    except (BadArtefact, StopIteration):
         return None
     mine = own[name].detach().cpu().float()
     if theirs.shape == mine.shape and torch.dist(theirs.float(), mine) <= ROUNDING * mine.norm():
         return ""
     return name
-
-
-def _files(folder: Path) -> dict[str, Path]:
-    """The safetensors file of every tensor in a folder of transformers."""
-    from safetensors import safe_open
-
-    index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
-    if index.is_file():
-        content = json.loads(index.read_text(encoding="utf-8"))
-        return {name: folder / file for name, file in content["weight_map"].items()}
-    with safe_open(single, framework="pt") as opened:
-        return dict.fromkeys(opened.keys(), single)

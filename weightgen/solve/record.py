@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
 
@@ -90,28 +91,24 @@ class Record:
         Scores lie on lines over the logarithm of the number of examples; the first goes on below what was measured.
         Nothing for ways that learn nothing, or were measured at one number of examples.
         """
-        known = sorted(self.scores.get(way, {}))
-        if len(known) < 2 or not 0 < share < 1:
+        if len(self.scores.get(way, {})) < 2 or not 0 < share < 1:
             return 0.0
-        first, second = known[:2]
-        lower, upper = self._at(way, shots), self._at(way, shots * share)
-        gains = [lower[task] - upper[task] for task in lower.keys() & upper.keys()]
-        missing = math.log(max(min(shots, first) / (shots * share), 1.0)) / math.log(second / first)
-        low, high = self.scores[way][first], self.scores[way][second]
-        slope = [high[task] - low[task] for task in low.keys() & high.keys()]
-        if not gains or not slope:
-            return 0.0
-        return sum(gains) / len(gains) + missing * sum(slope) / len(slope)
+        whole, part = (self._at(way, n, further=True) for n in (shots, shots * share))
+        gains = [whole[task] - part[task] for task in whole.keys() & part.keys()]
+        return sum(gains) / len(gains) if gains else 0.0
 
-    def _at(self, way: str, shots: float) -> Mapping[str, float]:
-        """Scores at a number of examples, on a line between those that were measured, over its logarithm."""
+    def _at(self, way: str, shots: float, *, further: bool = False) -> Mapping[str, float]:
+        """Scores at a number of examples, on lines between those that were measured, over its logarithm.
+
+        Below the least number that was measured they are those at that number, or further down the first line.
+        """
         known = self.scores.get(way, {})
         if not known:
             return {}
-        at = min(max(shots, min(known)), max(known))
-        low, high = max(n for n in known if n <= at), min(n for n in known if n >= at)
-        if low == high:
-            return known[low]
-        share = (math.log(at) - math.log(low)) / (math.log(high) - math.log(low))
+        at = min(shots if further else max(shots, min(known)), max(known))
+        if at in known:
+            return known[at]
+        low, high = next(pair for pair in pairwise(sorted(known)) if at < pair[1])
+        share = math.log(at / low) / math.log(high / low)
         tasks = known[low].keys() & known[high].keys()
         return {task: (1 - share) * known[low][task] + share * known[high][task] for task in tasks}
