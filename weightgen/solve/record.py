@@ -106,8 +106,8 @@ class Record:
         if not known:
             return {}
         at = min(shots if further else max(shots, min(known)), max(known))
-        if at in known:
-            return known[at]
+        if exact := [tasks for count, tasks in known.items() if count == at]:
+            return exact[0]
         low, high = next(pair for pair in pairwise(sorted(known)) if at < pair[1])
         share = math.log(at / low) / math.log(high / low)
         tasks = known[low].keys() & known[high].keys()
