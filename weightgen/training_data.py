@@ -65,6 +65,10 @@ class Split:
         values = torch.stack([tokenizer.encode(weights).values for weights in members.weights()])
         return cls(members, values, *_tasks_of(zoo, members))
 
+    def scores(self) -> Float[Tensor, " n"]:
+        """Validation accuracy of each network as the zoo records it; 0 where it does not."""
+        return torch.tensor([float(record.metrics.get("val_accuracy", 0.0)) for record in self.members.records])
+
 
 @dataclass(frozen=True, eq=False)
 class Group:
@@ -154,7 +158,15 @@ class TrainingData:
 
     def token_sets(self) -> list[TokenSet]:
         """Tokens of all training networks, by layout."""
-        return [TokenSet(group.train.values, group.form.layout) for group in self.groups]
+        return [
+            TokenSet(
+                group.train.values,
+                group.form.layout,
+                group.subject.identity(group.train.task_of),
+                group.train.scores(),
+            )
+            for group in self.groups
+        ]
 
     def task_names(self) -> dict[str, list[str]]:
         """Names of the tasks of both splits."""

@@ -133,6 +133,7 @@ def measure_seen(zoo: Zoo, generators: dict[str, Generator], groups: list[Member
                 "mean_aligned": points.mean(aligned),
                 "mean_raw": points.mean(own),
                 "member": {key: value[pick] for key, value in own.tensors.items()},
+                "best_member": {key: value[scores.argmax()][None] for key, value in own.tensors.items()},
                 "kde": points.kde(aligned, scores, NETWORKS, seed),
                 "gaussian": points.gaussian(aligned, NETWORKS, seed),
                 "scratch": points.scratch(data.architecture, NETWORKS, seed),

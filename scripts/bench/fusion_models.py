@@ -8,6 +8,7 @@ base models of the group ``unseen`` read books, articles, questions of word prob
 library; its tasks are of other domains: plays, answers to programming tasks, worked solutions, and naming the operation
 of a word problem. Those of ``known`` read the library, worked solutions in prose and speeches of plays; its tasks are
 of the same domains in another form: a function for its description, solutions with calculator calls, and missing lines.
+``wide`` is ``known`` with a larger strong model and with base models that read three times as much.
 Small experts are fine-tuned on few or many examples of a task, with several seeds; the large model fine-tuned on as
 many is the ceiling. Where it is checked, a fine-tuning keeps the weights that are best on validation items.
 """
@@ -79,6 +80,15 @@ GROUPS = {
         ("function", "calculator", "infill"),
         {"small": (48, 2, 128, 4), "large": (192, 4, 512, 3)},
         base_steps=1600,
+        many_steps={"small": {}, "large": {}},
+        checked=("many",),
+        seeds={"many": (0, 1, 2)},
+    ),
+    "wide": Group(
+        "wide",
+        ("function", "calculator", "infill"),
+        {"small": (48, 2, 128, 4), "large": (256, 5, 704, 4)},
+        base_steps=4500,
         many_steps={"small": {}, "large": {}},
         checked=("many",),
         seeds={"many": (0, 1, 2)},
@@ -203,7 +213,7 @@ def _train_base(group: Group, texts: Path, work: Path, size: str) -> None:
     model = LlamaForCausalLM(config)
     record: dict[str, Any] = {"tokens": steps * 2048, "stream": rows.numel()}
     record["loss"] = _fit(model, batches, BASE_RATE, f"{group.name} {size}")
-    if group.name == "known":
+    if group.name != "unseen":
         held = {kind: _rows(tokenizer, [text]).tolist() for kind, text in held_out_text(texts).items()}
         record["held_out"] = {
             kind: validation_loss(model, [(row[:1], row[1:]) for row in found], tokenizer.pad_token_id)

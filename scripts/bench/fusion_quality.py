@@ -118,7 +118,7 @@ def run(
     texts: Annotated[Path, typer.Argument(help="folder of the texts")],
     work: Annotated[Path, typer.Argument(help="folder of the trained models")],
     items: Annotated[int, typer.Option(help="test items a task at most")] = 150,
-    groups: Annotated[str, typer.Option(help="groups of tasks")] = "unseen,known",
+    groups: Annotated[str, typer.Option(help="groups of tasks")] = "unseen,known,wide",
 ) -> None:
     """Score every task and seed whose models are there; results that are saved already are kept."""
     import torch

@@ -41,6 +41,11 @@ GROUPS = {
         },
     ),
 }
+GROUPS["wide"] = (
+    "Known domains, wider gap",
+    "as for known domains, but the strong model is larger and both base models read three times as much",
+    GROUPS["known"][2],
+)
 """Heading, setting and tasks of each group; names are those of fusion_models.py."""
 AMOUNTS = {"few": "64 examples", "many": "more than a thousand examples"}
 

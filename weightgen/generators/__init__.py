@@ -185,10 +185,19 @@ def _class_of_token(layout: Layout, tokenizer: Tokenizer, position: Int[Tensor, 
 
 @dataclass(frozen=True, eq=False)
 class TokenSet:
-    """Tokens of the training networks of one layout, for statistics."""
+    """Tokens of the training networks of one layout, for statistics.
+
+    Attributes:
+        values: their tokens.
+        layout: their names and shapes.
+        task: number of the task of each, as in a batch whose classes keep their order.
+        score: of each on validation examples; higher is better.
+    """
 
     values: Float[Tensor, "n t d"]
     layout: Layout
+    task: Int[Tensor, " n"]
+    score: Float[Tensor, " n"]
 
 
 class Generator(nn.Module, abc.ABC):

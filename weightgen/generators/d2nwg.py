@@ -182,12 +182,13 @@ class D2NWG(LatentGenerator):
     ) -> Float[Tensor, "b t d"]:
         """Inpainting (RePaint, arXiv 2201.09865); see ``Generator.fill``."""
         frame, encoded = self.frame(layout), self.conditioner(condition)
-        draft = self.decode(self.find(encoded, frame, generator), layout)  # the codec looks at whole networks
+        begin = self.start(encoded, layout)
+        draft = self.decode(self.find(encoded, frame, generator), layout, begin)  # the codec looks at whole networks
         known = self.latents(torch.where(given[:, None], values, draft), layout)
         start = noisy = self._noise(encoded, frame, generator)
         for index in range(len(self.process.times)):
             mixed = torch.where(given[:, None], self.process.noised_to(known, start, index), noisy)
             noisy = self._step(mixed, index, encoded, frame, self.config.denoiser.guidance)[0]
-        written = self.decode(torch.where(given[:, None], known, noisy), layout)
+        written = self.decode(torch.where(given[:, None], known, noisy), layout, begin)
         finished = self.finished(torch.where(given[:, None], values, written), condition, layout)
         return torch.where(given[:, None], values, finished)

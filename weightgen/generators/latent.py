@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Sequence
-from typing import Self
+from typing import Literal, Self
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
@@ -22,6 +22,7 @@ from weightgen.conditioners.joint import ConditionEncoder, ConditionerConfig, Co
 from weightgen.generators import Frame, Generator, GeneratorConfig, Problem, Stage, StageConfig, TokenSet
 from weightgen.generators.further import FurtherConfig, trained_further
 from weightgen.generators.head import FittedHead, HeadName
+from weightgen.generators.starts import Starts
 from weightgen.mix import MixConfig
 from weightgen.nn import check_heads
 from weightgen.types import Batch, Condition, Loss, Queries
@@ -36,6 +37,7 @@ class BehaviourConfig(StrictConfig):
     queries: int = Field(default=64, ge=1, description="labelled examples a task and step")
     method_weight: float = Field(default=0.3, ge=0, description="of the loss of the stage before")
     reconstruction_weight: float = Field(default=0.3, ge=0)
+    alignment_weight: float = Field(default=0.0, ge=0, description="of the contrastive loss; it chooses starts")
     mix: MixConfig = MixConfig()
     further: FurtherConfig = FurtherConfig()
 
@@ -50,12 +52,24 @@ class LatentConfig(GeneratorConfig):
     head: HeadName = Field(
         default="written", description="output layers of classifiers; fitted: in closed form from the given examples"
     )
+    start: Literal["codec", "task"] = Field(
+        default="codec",
+        description="what is written is a change of what the codec subtracts, or of a network of the task",
+    )
     behaviour: BehaviourConfig = BehaviourConfig()
 
     @model_validator(mode="after")
     def _heads_fit(self) -> Self:
         check_heads(self.width, self.heads)
         check_heads(self.width, self.conditioner.heads)
+        return self
+
+    @model_validator(mode="after")
+    def _starts_fit(self) -> Self:
+        if self.start == "task" and self.rename_classes:
+            raise ValueError("networks to start at have their classes in one order: set rename_classes to false")
+        if self.start == "task" and self.behaviour.mix.share:
+            raise ValueError("tasks made at random have no network to start at: set behaviour.mix.share to 0")
         return self
 
 
@@ -83,6 +97,8 @@ class LatentGenerator(Generator):
         self.conditioner = ConditionEncoder(config.conditioner, shapes, problem.text_size, config.width)
         self.alignment = Alignment(config.codec.latent, config.width, config.heads, sizes)
         self.head = FittedHead() if config.head == "fitted" else None
+        layouts = [form.layout for form in problem.forms]
+        self.starts = Starts(layouts, problem.tokenizer.width) if config.start == "task" else None
         self.register_buffer("latent_mean", torch.zeros(config.codec.latent))
         self.register_buffer("latent_std", torch.ones(config.codec.latent))
 
@@ -109,6 +125,7 @@ class LatentGenerator(Generator):
         """Codec, alignment, the method's own stage, behaviour."""
         behaviour = self._behaviour
         learned = (self.finder, self.conditioner)
+        aligned = (self.alignment,) if behaviour.alignment_weight else ()
         return (
             Stage("codec", stages.codec, self._codec_loss, (self.codec,), judged_by="reconstruct"),
             Stage(
@@ -119,7 +136,7 @@ class LatentGenerator(Generator):
                 "behaviour",
                 stages.behaviour,
                 self._behaviour_loss,
-                (*learned, self.codec, *([] if self.head is None else [self.head])),
+                (*learned, self.codec, *aligned, *([] if self.head is None else [self.head])),
                 condition=True,
                 queries=behaviour.queries + behaviour.further.examples,
                 mix=behaviour.mix,
@@ -132,6 +149,8 @@ class LatentGenerator(Generator):
         if stage == "codec" or not bool(self.codec.normal.fitted):
             frames = [self.frame(one.layout) for one in networks]
             self.codec.fit_normal([(one.values, f.mask, f.position) for one, f in zip(networks, frames, strict=True)])
+            if self.starts is not None:
+                self.starts.take(networks)
         if stage not in ("codec", "behaviour"):
             latents = [self._encode_weights(part, one.layout) for one in networks for part in one.values.split(256)]
             flat = torch.cat([latent.flatten(0, 1) for latent in latents])
@@ -153,10 +172,23 @@ class LatentGenerator(Generator):
         """Standardised latents of networks, without gradient."""
         return (self._encode_weights(values, layout) - self.latent_mean) / self.latent_std
 
-    def decode(self, latent: Float[Tensor, "b t c"], layout: Layout) -> Float[Tensor, "b t d"]:
-        """Tokens of networks from standardised latents."""
+    def decode(
+        self, latent: Float[Tensor, "b t c"], layout: Layout, start: Float[Tensor, "b t d"] | None = None
+    ) -> Float[Tensor, "b t d"]:
+        """Tokens of networks from standardised latents, as changes of a start if there is one."""
         frame = self.frame(layout)
-        return self.codec.decode(latent * self.latent_std + self.latent_mean, frame.mask, frame.position)
+        values = self.codec.decode(latent * self.latent_std + self.latent_mean, frame.mask, frame.position)
+        return values if start is None else values + (start - self.codec.normal(frame.position)[0]) * frame.mask
+
+    def start(
+        self, condition: ConditionTokens, layout: Layout, task: Int[Tensor, " b"] | None = None
+    ) -> Float[Tensor, "b t d"] | None:
+        """The networks to start at, if any are kept of this layout: those of given tasks, or the nearest ones."""
+        if self.starts is None or not len(self.starts.of(layout)):
+            return None
+        if task is not None:
+            return self.starts.own(layout, task)
+        return self.starts.nearest(layout, self.alignment.embed_condition(condition.pooled()), self.embed_weights)
 
     def embed_condition(self, condition: Condition) -> Float[Tensor, "b e"]:
         """Unit vectors of tasks in the space that the contrastive stage shares between tasks and weights."""
@@ -191,7 +223,8 @@ class LatentGenerator(Generator):
         config, generator, frame = self._behaviour, batch.generator(), self.frame(batch.layout)
         condition = self._condition(batch, generator)
         clean = self.aim(condition, frame, generator)
-        tensors = self.problem.tokenizer.tensors(self.decode(clean, batch.layout), batch.layout)
+        start = self.start(condition, batch.layout, batch.task)
+        tensors = self.problem.tokenizer.tensors(self.decode(clean, batch.layout, start), batch.layout)
         tensors = self._with_head(tensors, batch.condition, batch.layout)
         task = self._task_loss(tensors, batch.queries, generator)
         if not len(batch.values):
@@ -200,6 +233,10 @@ class LatentGenerator(Generator):
         if config.method_weight:
             method = self.method_loss(self.latents(batch.values, batch.layout), condition, frame, generator)
             total, parts = total + config.method_weight * method, {**parts, "method": method}
+        if config.alignment_weight:
+            latent = self.latents(batch.values, batch.layout)
+            aligned = self.alignment.loss(latent, frame.position, condition.pooled(), batch.task)
+            total, parts = total + config.alignment_weight * aligned.total, {**parts, **aligned.parts}
         if config.reconstruction_weight:
             with torch.no_grad():
                 latent = self._encode_weights(batch.values, batch.layout)
@@ -232,7 +269,9 @@ class LatentGenerator(Generator):
         Raises:
             UsageError: if the condition holds nothing that the generator was trained on.
         """
-        values = self.decode(self.find(self.conditioner(condition), self.frame(layout), generator), layout)
+        encoded = self.conditioner(condition)
+        latent = self.find(encoded, self.frame(layout), generator)
+        values = self.decode(latent, layout, self.start(encoded, layout))
         return self.finished(values, condition, layout)
 
     def finished(self, values: Float[Tensor, "b t d"], condition: Condition, layout: Layout) -> Float[Tensor, "b t d"]:

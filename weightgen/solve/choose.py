@@ -101,12 +101,12 @@ class Comparison:
         return Difference(min(max(found.value, low), high), found.noise)
 
     def usual(self, scored: Sequence[Scored]) -> Scored | None:
-        """The candidate of the way that was best on other tasks, beyond the error, on tasks that had both."""
+        """The candidate of the way that was best on other tasks, on average over those that had both."""
         found: Scored | None = None
         for one in scored:
             rival = BASE.way if found is None else found.candidate.way
             prior = self._record and self._record.prior(one.candidate.way, rival, self._shots)
-            if prior is not None and prior.mean > prior.error:
+            if prior is not None and prior.mean > 0:
                 found = one
         return found
 
@@ -160,7 +160,7 @@ def simplest_within_noise(scored: Sequence[Scored], comparison: Comparison) -> t
 
     With few labels the error is large, and on average what the best is ahead is lost. So no more than ``GIVEN_UP`` of
     the estimate is given up for simplicity, the base aside, which is taken wherever the best is within the noise of it.
-    Among candidates that are equally simple the better one is taken.
+    Nothing is given up for what is no simpler; the simplest of several is taken, and of equals the better one.
     """
     best = max(scored, key=lambda one: (one.gain.value, -one.candidate.level))
     usual = comparison.usual(scored)
@@ -168,7 +168,8 @@ def simplest_within_noise(scored: Sequence[Scored], comparison: Comparison) -> t
         ahead = comparison.difference(best.candidate, usual.candidate)
         if ahead is None or ahead.value <= BEYOND * ahead.noise:
             best = usual
-    for one in sorted(scored, key=lambda one: (one.candidate.level, -one.gain.value)):
+    simpler = [one for one in scored if one.candidate.level < best.candidate.level]
+    for one in sorted(simpler, key=lambda one: (one.candidate.level, -one.gain.value)):
         ahead = comparison.difference(best.candidate, one.candidate)
         if ahead is None:
             continue

@@ -20,8 +20,8 @@ class Way:
     learned: bool = False
 
 
-LEVELS = ("base", "one retrieved adapter", "mean", "composition", "generated", "fine-tuned", "mean of fine-tuned")
-"""The declared order of simplicity."""
+LEVELS = ("base", "one retrieved adapter", "mean", "composition", "generated", "fine-tuned")
+"""The declared order of simplicity. A mean of fine-tuned adapters is one adapter from the same labels."""
 WAYS = {
     "base": Way(0, "the base model as it is"),
     "retrieved": Way(1, "the adapter of the most similar task"),
@@ -37,5 +37,5 @@ WAYS = {
     "trained": Way(5, "a fresh adapter, trained on the labelled examples", learned=True),
     "finetuned": Way(5, "the adapter for all tasks, or a retrieved one, trained further on the labels", learned=True),
     "finetuned_generated": Way(5, "what a generator wrote, trained further on the labels", learned=True),
-    "soup": Way(6, "mean of several fine-tuned adapters", learned=True),
+    "soup": Way(5, "mean of several fine-tuned adapters", learned=True),
 }
