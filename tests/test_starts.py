@@ -88,8 +88,35 @@ def test_the_behavioural_stage_changes_the_starts_and_keeps_the_space(tiny_zoo: 
 
 
 @pytest.mark.parametrize(
-    ("override", "message"), [("rename_classes=true", "rename_classes"), ("behaviour.mix.share=0.5", "mix.share")]
+    ("override", "message"),
+    [
+        ("rename_classes=true", "rename_classes"),
+        ("behaviour.mix.share=0.5", "mix.share"),
+        ("start=other", "set head to fitted"),
+    ],
 )
 def test_settings_without_a_network_to_start_at_are_refused(override: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         tiny_config("d2nwg", *SETTINGS, override)
+
+
+def test_starts_of_other_tasks_are_never_the_own() -> None:
+    values = torch.arange(3.0).view(3, 1, 1)
+    starts, numbers = Starts([layout(1)], 1), torch.tensor([5, 6, 9])
+    starts.take([TokenSet(values, layout(1), numbers, torch.zeros(3))])
+    task = numbers.repeat(100)
+    found = starts.other(layout(1), task, 300, torch.Generator().manual_seed(0)).flatten()
+    assert not (numbers[found.long()] == task).any()
+    assert found.unique().numel() == 3
+    free = starts.other(layout(1), None, 300, torch.Generator().manual_seed(0)).flatten()
+    assert (numbers[free.long()] == task).any()
+    starts.take([TokenSet(values[:1], layout(1), numbers[:1], torch.zeros(1))])
+    assert (starts.other(layout(1), numbers[:1], 1, torch.Generator().manual_seed(0)) == 0).all()
+
+
+def test_a_generator_learns_from_starts_of_other_tasks(tiny_zoo: Path, tmp_path: Path) -> None:
+    settings = ("start=other", "head=fitted", "rename_classes=false", "behaviour.mix.share=0.5")
+    config = tiny_config("d2nwg", *settings, "stages.behaviour.steps=12")
+    with Zoo.open(tiny_zoo) as zoo:
+        history = train_generator(config, zoo, tmp_path / "made")
+    assert history["stages"]["behaviour"]["val_accuracy"] > 0.7  # fitted output layers alone do that

@@ -54,6 +54,15 @@ WAYS = {
         "behaviour.mix={share: 1.0}",
         "behaviour.further={share: 0.5, steps: 4}",
     ),
+    "head, mix and the start of another set": (
+        "stages.alignment.steps=300",
+        "stages.alignment.batch_size=24",
+        "stages.behaviour.steps=400",
+        "head=fitted",
+        "start=other",
+        "behaviour.alignment_weight=0.05",
+        "behaviour.mix={share: 0.7}",
+    ),
     "head": ("stages.behaviour.steps=400", "head=fitted", "behaviour.mix.share=0", "behaviour.further.share=0"),
 }
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Literal, Self
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
@@ -52,9 +52,10 @@ class LatentConfig(GeneratorConfig):
     head: HeadName = Field(
         default="written", description="output layers of classifiers; fitted: in closed form from the given examples"
     )
-    start: Literal["codec", "task"] = Field(
+    start: Literal["codec", "task", "other"] = Field(
         default="codec",
-        description="what is written is a change of what the codec subtracts, or of a network of the task",
+        description="what is written is a change of: what the codec subtracts; the best network of the task; while "
+        "training that of another task, as for tasks that are new",
     )
     behaviour: BehaviourConfig = BehaviourConfig()
 
@@ -69,7 +70,9 @@ class LatentConfig(GeneratorConfig):
         if self.start == "task" and self.rename_classes:
             raise ValueError("networks to start at have their classes in one order: set rename_classes to false")
         if self.start == "task" and self.behaviour.mix.share:
-            raise ValueError("tasks made at random have no network to start at: set behaviour.mix.share to 0")
+            raise ValueError("tasks made at random have no network of their own: set behaviour.mix.share to 0")
+        if self.start == "other" and self.head != "fitted":
+            raise ValueError("output layers of other tasks are of no use: set head to fitted")
         return self
 
 
@@ -98,7 +101,8 @@ class LatentGenerator(Generator):
         self.alignment = Alignment(config.codec.latent, config.width, config.heads, sizes)
         self.head = FittedHead() if config.head == "fitted" else None
         layouts = [form.layout for form in problem.forms]
-        self.starts = Starts(layouts, problem.tokenizer.width) if config.start == "task" else None
+        self.starts = None if config.start == "codec" else Starts(layouts, problem.tokenizer.width)
+        self._start_at_own = config.start == "task"
         self.register_buffer("latent_mean", torch.zeros(config.codec.latent))
         self.register_buffer("latent_std", torch.ones(config.codec.latent))
 
@@ -180,15 +184,21 @@ class LatentGenerator(Generator):
         values = self.codec.decode(latent * self.latent_std + self.latent_mean, frame.mask, frame.position)
         return values if start is None else values + (start - self.codec.normal(frame.position)[0]) * frame.mask
 
-    def start(
-        self, condition: ConditionTokens, layout: Layout, task: Int[Tensor, " b"] | None = None
-    ) -> Float[Tensor, "b t d"] | None:
-        """The networks to start at, if any are kept of this layout: those of given tasks, or the nearest ones."""
+    def start(self, condition: ConditionTokens, layout: Layout) -> Float[Tensor, "b t d"] | None:
+        """The networks to start at, if any are kept of this layout: those nearest to the conditions."""
         if self.starts is None or not len(self.starts.of(layout)):
             return None
-        if task is not None:
-            return self.starts.own(layout, task)
         return self.starts.nearest(layout, self.alignment.embed_condition(condition.pooled()), self.embed_weights)
+
+    def _training_start(self, batch: Batch, generator: torch.Generator) -> Float[Tensor, "b t d"] | None:
+        """Those of the tasks of a batch, or of other tasks, as the config says."""
+        if self.starts is None:
+            return None
+        if self._start_at_own:
+            return self.starts.own(batch.layout, batch.task)
+        assert batch.condition is not None
+        task = batch.task if len(batch.task) else None  # tasks made at random have no network of their own
+        return self.starts.other(batch.layout, task, len(batch.condition), generator)
 
     def embed_condition(self, condition: Condition) -> Float[Tensor, "b e"]:
         """Unit vectors of tasks in the space that the contrastive stage shares between tasks and weights."""
@@ -223,7 +233,7 @@ class LatentGenerator(Generator):
         config, generator, frame = self._behaviour, batch.generator(), self.frame(batch.layout)
         condition = self._condition(batch, generator)
         clean = self.aim(condition, frame, generator)
-        start = self.start(condition, batch.layout, batch.task)
+        start = self._training_start(batch, generator)
         tensors = self.problem.tokenizer.tensors(self.decode(clean, batch.layout, start), batch.layout)
         tensors = self._with_head(tensors, batch.condition, batch.layout)
         task = self._task_loss(tensors, batch.queries, generator)

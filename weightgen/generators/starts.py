@@ -1,8 +1,8 @@
 """One trained network of each task, to begin at: the best on validation examples.
 
 Networks of independent starts have nothing in common that their mean could hold, so what is written for a task is a
-change of one of them. For training tasks that are told apart by their number it is the task's own; otherwise it is the
-one whose embedding in the space of the contrastive stage is nearest to the condition's.
+change of one of them: the one whose embedding in the space of the contrastive stage is nearest to the condition's.
+While training it is the task's own, or that of another task, which makes known tasks like new ones.
 """
 
 from __future__ import annotations
@@ -52,6 +52,24 @@ class Starts(nn.Module):
         """Those of training tasks, by their numbers."""
         numbers = self.get_buffer(f"tasks_{self._number[layout.fingerprint]}")
         return self.of(layout)[torch.searchsorted(numbers, task)]
+
+    def other(
+        self, layout: Layout, task: Int[Tensor, " b"] | None, count: int, generator: torch.Generator
+    ) -> Float[Tensor, "b t d"]:
+        """Random ones of other tasks than the given ones; where there is no other, the only one.
+
+        Args:
+            layout: one that was learned from.
+            task: numbers of ``count`` training tasks, or ``None`` if all networks are of other tasks.
+            count: how many.
+            generator: source of randomness.
+        """
+        known = self.of(layout)
+        chance = torch.ones(count, len(known))
+        if task is not None and len(known) > 1:
+            numbers = self.get_buffer(f"tasks_{self._number[layout.fingerprint]}")
+            chance[(numbers == task[:, None]).cpu()] = 0
+        return known[torch.multinomial(chance, 1, generator=generator)[:, 0].to(known.device)]
 
     def nearest(
         self,
