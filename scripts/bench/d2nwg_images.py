@@ -81,6 +81,12 @@ def of_task(members: Members, name: str, keep: bool = True) -> Members:
     return Members(members.layout, tuple(members.records[i] for i in rows), tensors)
 
 
+def best_of(members: Members) -> points.Stacked:
+    """The member with the highest validation accuracy."""
+    best = max(range(len(members)), key=lambda i: members.records[i].metrics["val_accuracy"])
+    return {key: value[best : best + 1] for key, value in members.tensors.items()}
+
+
 def support(zoo: Zoo, name: str, seed: int, shots: int = SHOTS) -> Examples:
     """Images that a network of this set is generated from: validation images, which no network was trained on."""
     task = zoo.task(name)
@@ -133,7 +139,7 @@ def measure_seen(zoo: Zoo, generators: dict[str, Generator], groups: list[Member
                 "mean_aligned": points.mean(aligned),
                 "mean_raw": points.mean(own),
                 "member": {key: value[pick] for key, value in own.tensors.items()},
-                "best_member": {key: value[scores.argmax()][None] for key, value in own.tensors.items()},
+                "best_member": best_of(own),
                 "kde": points.kde(aligned, scores, NETWORKS, seed),
                 "gaussian": points.gaussian(aligned, NETWORKS, seed),
                 "scratch": points.scratch(data.architecture, NETWORKS, seed),
@@ -163,6 +169,8 @@ def measure_unseen(
     pick = torch.randperm(len(of_task(others, nearest)), generator=torch.Generator().manual_seed(seed))
     close = {key: value[pick[:UNSEEN_NETWORKS]] for key, value in of_task(others, nearest).tensors.items()}
     close = points.with_outputs(close, source, data.architecture)
+    best = best_of(of_task(others, nearest))
+    best = points.with_outputs(best, source, data.architecture)
     random = points.scratch(data.architecture, UNSEEN_NETWORKS, seed)
     rest = functools.reduce(lambda left, gone: of_task(left, gone, keep=False), together, others)
     starts = {
@@ -170,6 +178,7 @@ def measure_unseen(
         "d2nwg_more": generate(generator, zoo, members, name, seed, UNSEEN_NETWORKS, MORE_SHOTS),
         "nearest": close,
         "nearest_fitted": fitted(data, zoo, close, seed),
+        "nearest_best_fitted": fitted(data, zoo, best, seed),
         "mean_others": points.with_outputs(points.mean(rest.aligned(reference_of(rest))), source, data.architecture),
         "scratch": random,
         "scratch_fitted": fitted(data, zoo, random, seed),

@@ -18,8 +18,10 @@ NAMES = {
     "mean_aligned": "mean of the zoo's networks on this set, aligned",
     "mean_raw": "the same, not aligned",
     "member": "a network of the zoo on this set",
+    "best_member": "the best of them by validation images, where D2NWG starts",
     "nearest": "a network of the nearest other set",
     "nearest_fitted": "the same, output layer fitted to the given images",
+    "nearest_best_fitted": "the best network of that set, output layer fitted",
     "mean_others": "mean of the networks on all other sets, aligned",
     "kde": "kernel density of the best 30 %, aligned",
     "gaussian": "Gaussian a weight, aligned",
@@ -69,34 +71,45 @@ def verdict(seen: list[dict], method: str) -> str:
         return sum(sum(r["curves"][name][method][epoch]) / len(r["curves"][name][method][epoch]) for r in seen)
 
     names = sorted(seen[0]["curves"])
-    before = [sum(value(n, method, "0") > value(n, other, "0") for n in names) for other in ("mean_aligned", "member")]
+    rivals = ("mean_aligned", "member", "best_member")
+    before = [sum(value(n, method, "0") > value(n, other, "0") for n in names) for other in rivals]
     long = [name for name in names if name in LONG]
     after = [sum(value(n, method, "25") > value(n, "scratch", epoch) for n in long) for epoch in ("25", "50")]
     return (
         f"{method}: without training its networks are above the zoo's aligned mean on {before[0]} of {len(names)} sets "
-        f"and above a network of the zoo on {before[1]}. After 25 epochs they are above a random start after 25 epochs "
+        f"above a network of the zoo on {before[1]}, and above the best of them by validation images on {before[2]}. "
+        "After 25 epochs they are above a random start after 25 epochs "
         f"on {after[0]} of {len(long)} sets, above one after 50 on {after[1]}."
     )
 
 
 def starts(seen: list[dict]) -> list[str]:
-    """What it is worth that decoding begins at a network of every layout."""
-    path = RESULTS / "one-start-0.json"
-    if not path.is_file() or not seen:
+    """What it is worth where decoding begins."""
+    paths = [RESULTS / f"{kind}-start-0.json" for kind in ("one", "layout")]
+    if not seen or not all(path.is_file() for path in paths):
         return []
-    before = [json.loads(path.read_text())]
+    earlier = [[json.loads(path.read_text())] for path in paths]
     lines = [
         "",
-        "Earlier trainings (one seed) began at one network, of the layout that most networks have; colour images and "
-        "sets of five classes began at pieces of it. Without training, accuracy in %:",
+        "Earlier trainings (one seed, 3,000 steps) began at one network, of the layout that most networks have, so "
+        "that colour images and sets of five classes began at pieces of it; then at one network of every layout. Without "
+        "training, accuracy in %:",
         "",
-        "| set | mapper, one start | D2NWG, one start | D2NWG, a start for every layout | a network of the zoo |",
-        "|---|---|---|---|---|",
+        "| set | mapper, one start | D2NWG, one start | a start for every layout | for every set "
+        "| a network of the zoo | the best by validation |",
+        "|---" * 7 + "|",
     ]
     for name in sorted(seen[0]["curves"]):
-        old, new = ([one["curves"][name] for one in runs] for runs in (before, seen))
-        cells = (mean_of(old, "mapper", "0"), mean_of(old, "d2nwg", "0"), mean_of(new, "d2nwg", "0"))
-        lines.append(f"| {name} | {' | '.join(cells)} | {mean_of(new, 'member', '0')} |")
+        one, layout, now = ([run["curves"][name] for run in runs] for runs in (*earlier, seen))
+        rows = (
+            (one, "mapper"),
+            (one, "d2nwg"),
+            (layout, "d2nwg"),
+            (now, "d2nwg"),
+            (now, "member"),
+            (now, "best_member"),
+        )
+        lines.append(f"| {name} | " + " | ".join(mean_of(runs, method, "0") for runs, method in rows) + " |")
     return lines
 
 
@@ -105,6 +118,8 @@ WAYS = {
     "head": "output layers fitted to the given images, real tasks only",
     "head and mix": "output layers fitted, tasks made at random",
     "head, mix and further": "the same, half of the steps judged after four updates",
+    "head, mix and the start of another set": "output layers fitted, 70 % of tasks made at random, changes of a "
+    "network of another set",
 }
 
 
@@ -118,13 +133,16 @@ def unseen() -> list[str]:
     def average(method: str, epoch: str) -> float:
         return statistics.mean(100 * mean(runs, method, epoch) for runs in curves.values())
 
+    ways_to = ("scratch", "nearest", "nearest_best_fitted")
+
     def ahead(epoch: str) -> str:
-        gaps = [average("d2nwg", epoch) - average(other, epoch) for other in ("scratch", "nearest", "nearest_fitted")]
-        names = ("a random start", "a network of the nearest other set", "that with its output layer fitted")
+        gaps = [average("d2nwg", epoch) - average(other, epoch) for other in ways_to]
+        names = ("a random start", "a network of the nearest other set", "the best there with its output layer fitted")
         return ", ".join(f"{gap:+.1f} from {name}" for gap, name in zip(gaps, names, strict=True))
 
     own, first = next(iter(found.values())), sorted(curves)
-    shown = ("d2nwg", "d2nwg_more", "nearest", "nearest_fitted", "mean_others", "scratch", "scratch_fitted")
+    shown = ("d2nwg", "d2nwg_more", "nearest", "nearest_fitted", "nearest_best_fitted", "mean_others", "scratch")
+    shown = (*shown, "scratch_fitted")
     lines = [
         "",
         f"### {', '.join(first)}, never seen",
