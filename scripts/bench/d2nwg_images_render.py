@@ -92,8 +92,8 @@ def starts(seen: list[dict]) -> list[str]:
     lines = [
         "",
         "Earlier trainings (one seed, 3,000 steps) began at one network, of the layout that most networks have, so "
-        "that colour images and sets of five classes began at pieces of it; then at one network of every layout. Without "
-        "training, accuracy in %:",
+        "that colour images and sets of five classes began at pieces of it; then at one network of every layout. "
+        "Without training, accuracy in %:",
         "",
         "| set | mapper, one start | D2NWG, one start | a start for every layout | for every set "
         "| a network of the zoo | the best by validation |",
