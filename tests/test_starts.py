@@ -9,8 +9,8 @@ import torch
 
 from tests.fixtures import tiny_config
 from weightgen.checkpoint import load_generator
-from weightgen.generators import TokenSet
 from weightgen.generators.latent import LatentGenerator
+from weightgen.generators.problem import TokenSet
 from weightgen.generators.starts import Starts
 from weightgen.subjects.images import ImageSubject
 from weightgen.train import train_generator

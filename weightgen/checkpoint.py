@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from weightgen import __version__
-from weightgen.generators import Form, Generator, Problem, generator_class
+from weightgen.generators import Generator, generator_class
+from weightgen.generators.problem import Form, Problem
 from zoo import safefile
 from zoo.config import dump_config, parse_config
 from zoo.errors import BadArtefact, UsageError

@@ -12,7 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from weightgen.checkpoint import load_generator, read_history
-from weightgen.generators import Form, Generator
+from weightgen.generators import Generator
+from weightgen.generators.problem import Form
 from weightgen.progress import Progress
 from weightgen.subjects.make import TextWords, subject_of
 from weightgen.training_data import Split, TrainingData

@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from weightgen.generators import Form, Generator, GeneratorConfig, Problem, Stage, TokenSet
+from weightgen.generators import Generator, GeneratorConfig, Stage
+from weightgen.generators.problem import Form, Problem, TokenSet
 from weightgen.mix import MixConfig
 from weightgen.subjects import Subject
 from weightgen.subjects.images import ImageSubject

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from weightgen.conditioners.joint import ConditionTokens
 from weightgen.diffusion import ProcessName, process_of
-from weightgen.generators import Frame, GeneratorConfig, Problem, Stage, StageConfig, register_generator
+from weightgen.generators import GeneratorConfig, Stage, StageConfig, register_generator
 from weightgen.generators.latent import LatentConfig, LatentGenerator, LatentStages
+from weightgen.generators.problem import Frame, Problem
 from weightgen.nn import ConditionedTransformer, PositionEmbedding
 from weightgen.types import Condition
 from zoo.config import StrictConfig

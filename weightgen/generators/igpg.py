@@ -20,11 +20,12 @@ from torch import Tensor
 from weightgen.codecs.quantisers import Codebooks
 from weightgen.codecs.vq import VQ, VQConfig
 from weightgen.conditioners.joint import ConditionEncoder, ConditionerConfig, ConditionTokens
-from weightgen.generators import Generator, GeneratorConfig, Problem, Stage, StageConfig, TokenSet, register_generator
+from weightgen.generators import Generator, GeneratorConfig, Stage, StageConfig, register_generator
 from weightgen.generators.announce import AnnounceConfig, Announcer, Shape, announced
 from weightgen.generators.instructions import phrase, phrase_of
 from weightgen.generators.line import Line, Vocabulary
 from weightgen.generators.prior import Prior, PriorConfig, SamplingConfig, draw, windows
+from weightgen.generators.problem import Problem, TokenSet
 from weightgen.generators.refine import RefineConfig, Refinement
 from weightgen.nn import check_heads
 from weightgen.types import Batch, Condition, LabelledTexts, Loss, Vectors

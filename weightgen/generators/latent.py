@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from weightgen.codecs.vae import VAE, VAEConfig
 from weightgen.conditioners.alignment import Alignment
 from weightgen.conditioners.joint import ConditionEncoder, ConditionerConfig, ConditionTokens
-from weightgen.generators import Frame, Generator, GeneratorConfig, Problem, Stage, StageConfig, TokenSet
+from weightgen.generators import Generator, GeneratorConfig, Stage, StageConfig
 from weightgen.generators.further import FurtherConfig, trained_further
 from weightgen.generators.head import FittedHead, HeadName
+from weightgen.generators.problem import Frame, Problem, TokenSet
 from weightgen.generators.starts import Starts
 from weightgen.mix import MixConfig
 from weightgen.nn import check_heads

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from weightgen.codecs.quantisers import NO_CODE
 from weightgen.codecs.vq import VQ
-from weightgen.generators import Frame
+from weightgen.generators.problem import Frame
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,9 +16,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from weightgen.conditioners.joint import ConditionTokens
-from weightgen.generators import Frame, GeneratorConfig, Problem, Stage, StageConfig, register_generator
+from weightgen.generators import GeneratorConfig, Stage, StageConfig, register_generator
 from weightgen.generators.d2nwg import Denoiser
 from weightgen.generators.latent import LatentConfig, LatentGenerator, LatentStages
+from weightgen.generators.problem import Frame, Problem
 
 
 class MapperStages(LatentStages):

@@ -20,7 +20,8 @@ from pydantic import Field
 from torch import Tensor
 
 from weightgen.adapted import AdaptedEncoder
-from weightgen.generators import Generator, GeneratorConfig, Problem, Stage, StageConfig, TokenSet, register_generator
+from weightgen.generators import Generator, GeneratorConfig, Stage, StageConfig, register_generator
+from weightgen.generators.problem import Problem, TokenSet
 from weightgen.prototypes.edit import Edit, make_edit
 from weightgen.prototypes.labels import CONTEXT_TOKENS, contexts, recalled, soft_means
 from weightgen.prototypes.last_layer import Reader, Stack

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from weightgen.generators import TokenSet
+from weightgen.generators.problem import TokenSet
 from zoo.types import Layout
 
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from weightgen.checkpoint import load_generator, read_config
-from weightgen.generators import Form
 from weightgen.generators.latent import LatentGenerator
+from weightgen.generators.problem import Form
 from weightgen.retrieve.query import Query
 from weightgen.retrieve.views import Encoder, Report, Tasks, View
 from weightgen.subjects.texts import padded
