@@ -48,16 +48,16 @@ TEMPLATE = """## IGPG: shapes that no network of the zoo has
 Made by `python scripts/bench/igpg_architectures.py render` from the JSON under `docs/results/igpg_architectures/`;
 {runs} run(s) from an empty folder, seed(s) {seeds}. The zoo of `configs/mlps.yaml` holds perceptrons with the hidden
 layers {zoo}, one of each for every task (five digits of ten).
-Each generator learns from all of them, with its shipped config ({costs}), and writes one
-network for each of 50 held-out tasks from ten examples a class. Cells are test accuracy in % without training / after
+Each generator learns from all of them, with its shipped config
+({costs}),
+and writes one network for each of 50 held-out tasks from ten examples a class. Cells are test accuracy in % without training / after
 one epoch on the training images of the task. The rate of that epoch was chosen for each method and shape, out of three,
 on the validation tasks. *Nearest shape, resized* is the network of the task with the nearest class means, of the zoo's
 nearest shape; new units start at random and lead nowhere, new layers are identities.
 
 {table}
 
-Of {new} shapes that are new, IGPG after one epoch is above the resized neighbour on {above_neighbour} and above scratch
-on {above_scratch}.
+Of {new} shapes that are new, after one epoch: {said}.
 """
 NEIGHBOUR, FULL = "nearest shape, resized", "trained in full"
 app = typer.Typer(add_completion=False, no_args_is_help=True)
@@ -275,21 +275,32 @@ def render() -> None:
     if not paths:
         raise SystemExit("error: there are no results; remedy: python scripts/bench/igpg_architectures.py run")
     runs = [json.loads(path.read_text()) for path in paths]
-    names = [*(name for name in GENERATORS if name in runs[0]["methods"]), NEIGHBOUR, "scratch"]
+    have = {name: [one for one in runs if name in one["methods"]] for name in GENERATORS}
+    names = [*(name for name, found in have.items() if found), NEIGHBOUR, "scratch"]
     lines = [
         f"| hidden layers | | {' | '.join(names)} | {FULL} |",
         f"|---|---|{'---|' * len(names)}---|",
     ]
-    wins = {NEIGHBOUR: 0, "scratch": 0}
+    wins = {name: {NEIGHBOUR: 0, "scratch": 0} for name in names[:-2]}
     new = [label for label, (_, what) in SHAPES.items() if what != "in the zoo"]
     for label, (_, what) in SHAPES.items():
-        rows = {name: [one["methods"][name][label] for one in runs] for name in [*names, FULL]}
+        rows = {name: [one["methods"][name][label] for one in have.get(name, runs)] for name in [*names, FULL]}
         cells = [f"{_cell(rows[name], '0')} / {_cell(rows[name], '1')}" for name in names]
         lines.append(f"| {label} | {what} | {' | '.join(cells)} | {_cell(rows[FULL], '0')} |")
-        for name in wins if label in new else ():
-            wins[name] += float(_cell(rows["IGPG"], "1")) > float(_cell(rows[name], "1"))
-    made = runs[0]["generators"]
-    costs = "; ".join(f"{name} {one['parameters']:,} parameters" for name, one in made.items())
+        for name, above in wins.items() if label in new else ():
+            for rival in above:  # in the same runs
+                own, its = ([one["methods"][who][label] for one in have[name]] for who in (name, rival))
+                above[rival] += float(_cell(own, "1")) > float(_cell(its, "1"))
+    made = {name: found[-1]["generators"][name] | {"runs": len(found)} for name, found in have.items() if found}
+    costs = "; ".join(
+        f"{name} {one['parameters']:,} parameters, {one['runs']} run(s), {one['seconds']:.0f} s of training on a "
+        "shared core"
+        for name, one in made.items()
+    )
+    said = "; ".join(
+        f"{name} is above the resized neighbour on {above[NEIGHBOUR]} and above scratch on {above['scratch']}"
+        for name, above in wins.items()
+    )
     zoo = ", ".join(sorted("-".join(map(str, shape)) for shape in runs[0]["zoo_shapes"]))
     text = TEMPLATE.format(
         runs=len(runs),
@@ -298,8 +309,7 @@ def render() -> None:
         costs=costs,
         table="\n".join(lines),
         new=len(new),
-        above_neighbour=wins[NEIGHBOUR],
-        above_scratch=wins["scratch"],
+        said=said,
     )
     put("igpg_architectures", text)
 
