@@ -51,9 +51,9 @@ layers {zoo}, one of each for every task (five digits of ten).
 Each generator learns from all of them, with its shipped config
 ({costs}),
 and writes one network for each of 50 held-out tasks from ten examples a class. Cells are test accuracy in % without
-training / after one epoch on the training images of the task. The rate of that epoch was chosen for each method and shape, out of three,
-on the validation tasks. *Nearest shape, resized* is the network of the task with the nearest class means, of the zoo's
-nearest shape; new units start at random and lead nowhere, new layers are identities.
+training / after one epoch on the training images of the task. The rate of that epoch was chosen for each method and
+shape, out of three, on the validation tasks. *Nearest shape, resized* is the network of the task with the nearest class
+means, of the zoo's nearest shape; new units start at random and lead nowhere, new layers are identities.
 
 {table}
 
