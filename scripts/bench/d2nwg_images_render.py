@@ -77,8 +77,8 @@ def verdict(seen: list[dict], method: str) -> str:
     after = [sum(value(n, method, "25") > value(n, "scratch", epoch) for n in long) for epoch in ("25", "50")]
     return (
         f"{method}: without training its networks are above the zoo's aligned mean on {before[0]} of {len(names)} "
-        f"sets, above a network of the zoo on {before[1]}, and above the best of them by validation images on {before[2]}. "
-        "After 25 epochs they are above a random start after 25 epochs "
+        f"sets, above a network of the zoo on {before[1]}, and above the best of them by validation images "
+        f"on {before[2]}. After 25 epochs they are above a random start after 25 epochs "
         f"on {after[0]} of {len(long)} sets, above one after 50 on {after[1]}."
     )
 
