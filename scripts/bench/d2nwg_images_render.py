@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -133,16 +134,15 @@ def unseen() -> list[str]:
     def average(method: str, epoch: str) -> float:
         return statistics.mean(100 * mean(runs, method, epoch) for runs in curves.values())
 
-    ways_to = ("scratch", "nearest", "nearest_best_fitted")
+    rivals = ("scratch", "nearest", "nearest_best_fitted")
 
     def ahead(epoch: str) -> str:
-        gaps = [average("d2nwg", epoch) - average(other, epoch) for other in ways_to]
+        gaps = [average("d2nwg", epoch) - average(other, epoch) for other in rivals]
         names = ("a random start", "a network of the nearest other set", "the best there with its output layer fitted")
         return ", ".join(f"{gap:+.1f} from {name}" for gap, name in zip(gaps, names, strict=True))
 
     own, first = next(iter(found.values())), sorted(curves)
-    shown = ("d2nwg", "d2nwg_more", "nearest", "nearest_fitted", "nearest_best_fitted", "mean_others", "scratch")
-    shown = (*shown, "scratch_fitted")
+    shown = [method for method in NAMES if all(method in one for runs in curves.values() for one in runs)]
     lines = [
         "",
         f"### {', '.join(first)}, never seen",
@@ -183,7 +183,7 @@ def changed(content: dict) -> str:
     return f"{text} `configs/d2nwg-new-images.yaml` with {settings}." if settings else text
 
 
-def average_table(methods: tuple[str, ...], average: Any) -> list[str]:
+def average_table(methods: Sequence[str], average: Any) -> list[str]:
     """Means over sets."""
     lines = ["| start, mean of all | epoch 0 | epoch 1 | epoch 10 |", "|---|---|---|---|"]
     for method in methods:

@@ -18,6 +18,11 @@ from fusion_closure import (
     seed_ranges,
 )  # fmt: skip
 
+_FORMS = {
+    "function": "a Python function for its description",
+    "calculator": "worked solutions with calculator calls and a marked result",
+    "infill": "the two missing lines of a piece of code",
+}
 GROUPS = {
     "unseen": (
         "Unseen domains",
@@ -34,20 +39,16 @@ GROUPS = {
         "Known domains, new form",
         "the base models read plenty of the tasks' domains (program sources, worked solutions in prose, speeches of "
         "plays), fine-tuning teaches another form; files and problems of the tasks were not among it",
-        {
-            "function": "a Python function for its description",
-            "calculator": "worked solutions with calculator calls and a marked result",
-            "infill": "the two missing lines of a piece of code",
-        },
+        _FORMS,
+    ),
+    "wide": (
+        "Known domains, wider gap",
+        "as for known domains, but the strong model is larger and both base models read three times as much, so that it "
+        "is far ahead of the small one before any fine-tuning, as large models are. This group was added when in the "
+        "other two the expert alone had closed more of the gap than `dynamic` on average",
+        _FORMS,
     ),
 }
-GROUPS["wide"] = (
-    "Known domains, wider gap",
-    "as for known domains, but the strong model is larger and both base models read three times as much, so that it is "
-    "far ahead of the small one before any fine-tuning, as large models are. This group was added when in the other "
-    "two the expert alone had closed more of the gap than `dynamic` on average",
-    GROUPS["known"][2],
-)
 """Heading, setting and tasks of each group; names are those of fusion_models.py."""
 AMOUNTS = {"few": "64 examples", "many": "more than a thousand examples"}
 

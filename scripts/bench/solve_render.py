@@ -36,9 +36,9 @@ other tasks by more than a standard error; and five more tasks of the record wer
 all, gave up to a point of the estimate away for fine-tuning one adapter in place of the mean of two, and lost as much.
 After that was seen, the two count as equally simple, nothing is given up among equals, and the way that is best on
 other tasks is the one with the highest mean there, be it within the error. With 64 shots it has 900 steps instead of
-430, which did not suffice to judge that mean. These rules were
-reasoned, not tuned; their constants are the first that were tried. No portfolio was measured before on {fresh}: their
-own table below is untouched by what was seen, but the generator was chosen by their validation examples.
+430, which did not suffice to judge that mean. These rules were reasoned, not tuned; their constants are the first that
+were tried. No portfolio was measured before on {fresh}:
+their own table below is untouched by what was seen, but the generator was chosen by their validation examples.
 
 {short}
 

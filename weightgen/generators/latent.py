@@ -241,12 +241,12 @@ class LatentGenerator(Generator):
         if not len(batch.values):
             return Loss(task, {"mixed": task})
         total, parts = task, {"task": task}
-        if config.method_weight:
-            method = self.method_loss(self.latents(batch.values, batch.layout), condition, frame, generator)
+        known = self.latents(batch.values, batch.layout) if config.method_weight or config.alignment_weight else None
+        if config.method_weight and known is not None:
+            method = self.method_loss(known, condition, frame, generator)
             total, parts = total + config.method_weight * method, {**parts, "method": method}
-        if config.alignment_weight:
-            latent = self.latents(batch.values, batch.layout)
-            aligned = self.alignment.loss(latent, frame.position, condition.pooled(), batch.task)
+        if config.alignment_weight and known is not None:
+            aligned = self.alignment.loss(known, frame.position, condition.pooled(), batch.task)
             total, parts = total + config.alignment_weight * aligned.total, {**parts, **aligned.parts}
         if config.reconstruction_weight:
             with torch.no_grad():
