@@ -43,9 +43,9 @@ GROUPS = {
     ),
     "wide": (
         "Known domains, wider gap",
-        "as for known domains, but the strong model is larger and both base models read three times as much, so that it "
-        "is far ahead of the small one before any fine-tuning, as large models are. This group was added when in the "
-        "other two the expert alone had closed more of the gap than `dynamic` on average",
+        "as for known domains, but the strong model is larger and both base models read three times as much, so that "
+        "it is far ahead of the small one before any fine-tuning, as large models are. This group was added when in "
+        "the other two the expert alone had closed more of the gap than `dynamic` on average",
         _FORMS,
     ),
 }
