@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -9,13 +10,20 @@ import torch
 
 from tests.fixtures import tiny_config
 from weightgen.checkpoint import load_generator
+from weightgen.generators.head import FittedHead
+from weightgen.generators.igpg import IGPG
 from weightgen.generators.latent import LatentGenerator
 from weightgen.generators.problem import TokenSet
 from weightgen.generators.starts import Starts
 from weightgen.subjects.images import ImageSubject
 from weightgen.train import train_generator
 from weightgen.training_data import TrainingData
+from zoo.architectures import family
+from zoo.datasets import Examples
 from zoo.errors import UsageError
+from zoo.kinds.dense import layout_of
+from zoo.networks import architecture_of, logits_many
+from zoo.tokens import Tokenizer
 from zoo.types import Layout, TensorSpec
 from zoo.zoo import Zoo
 
@@ -26,21 +34,84 @@ def layout(size: int) -> Layout:
     return Layout("dense", None, (TensorSpec("a", (size,), "F32", 0, "weight"),), {})
 
 
-def test_the_best_network_of_each_task_is_kept_and_found() -> None:
-    values = torch.arange(10.0).view(5, 1, 2)
+def tokenizer(width: int) -> Tokenizer:
+    return Tokenizer(width, ("weight",), {"weight": 0})
+
+
+def test_the_best_networks_of_each_task_are_kept_and_found() -> None:
+    values, rng = torch.arange(10.0).view(5, 1, 2), torch.Generator().manual_seed(0)
     sets = TokenSet(values, layout(2), torch.tensor([7, -3, 7, 7, -3]), torch.tensor([0.1, 0.5, 0.9, 0.2, 0.6]))
-    starts = Starts([layout(3), layout(2)], 2)
+    starts = Starts([layout(3), layout(2)], tokenizer(2))
     starts.take([sets])
-    assert len(starts.of(layout(3))) == 0
-    assert len(starts.of(layout(4))) == 0
-    own = starts.own(layout(2), torch.tensor([7, -3, 7]))
+    assert len(starts.known(layout(3))[0]) == 0
+    assert len(starts.known(layout(4))[0]) == 0
+    own = starts.own(layout(2), torch.tensor([7, -3, 7]), rng)
     assert torch.equal(own, values[[2, 4, 2]])
     conditions = torch.tensor([[0.0, 1.0], [1.0, 0.0], [0.6, 0.8]])
     nearest = starts.nearest(layout(2), conditions, lambda known, _: torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
     assert torch.equal(nearest, values[[2, 4, 2]])  # those of task -3 come first
-    other = Starts([layout(3), layout(2)], 2)
-    other.load_state_dict(starts.state_dict())
-    assert torch.equal(other.own(layout(2), torch.tensor([7])), values[[2]])
+    loaded = Starts([layout(3), layout(2)], tokenizer(2))
+    loaded.load_state_dict(starts.state_dict())
+    assert torch.equal(loaded.own(layout(2), torch.tensor([7]), rng), values[[2]])
+    several = Starts([layout(2)], tokenizer(2), keep=2)
+    several.take([sets])
+    known, tasks = several.known(layout(2))
+    assert torch.equal(known, values[[4, 1, 2, 3]])
+    assert tasks.tolist() == [-3, -3, 7, 7]
+    drawn = several.own(layout(2), torch.full((50,), 7), rng)
+    assert {float(one[0, 0]) for one in drawn} == {4.0, 6.0}
+
+
+def test_bodies_serve_tasks_of_other_classes_and_the_best_on_examples_held_back_is_chosen() -> None:
+    def made(classes: int) -> Layout:
+        return layout_of({"family": "mlp", "sizes": [2, 3, classes], "activation": "relu"})
+
+    few, many = made(2), made(3)
+    roles = tuple(dict.fromkeys(spec.role for spec in few.tensors))
+    words = Tokenizer(4, roles, dict.fromkeys(roles, 0))
+    rng = torch.Generator().manual_seed(0)
+    blind = {spec.name: torch.zeros(1, *spec.shape) for spec in few.tensors}
+    names = [spec.name for spec in few.tensors]
+    seeing = {**blind, names[0]: torch.tensor([[[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0]]])}
+    values = torch.cat([words.values(one, few) for one in (blind, seeing)])
+    sets = [TokenSet(values, few, torch.tensor([0, 1]), torch.zeros(2))]
+    alone, starts = Starts([few], words), Starts([few], words, bodies=True)
+    alone.take(sets)
+    starts.take(sets)
+    assert len(alone.known(many)[0]) == 0
+    moved = words.tensors(starts.known(many)[0], many)
+    outputs = {name for name, _ in family(architecture_of(many)).outputs(architecture_of(many)).axes}
+    for name, value in moved.items():
+        assert torch.equal(
+            value, torch.zeros_like(value) if name in outputs else torch.cat([blind[name], seeing[name]])
+        )
+    deeper = layout_of({"family": "mlp", "sizes": [2, 3, 3, 2], "activation": "relu"})
+    assert len(starts.known(deeper)[0]) == 0
+    middles = torch.tensor([[3.0, 0.0], [-3.0, 0.0], [0.0, 3.0]])
+    x = middles[None, :, None] + torch.randn(2, 3, 6, 2, generator=rng)
+    head, examples = FittedHead(), Examples(x, torch.ones(2, 3, 6, dtype=torch.bool))
+    assert torch.equal(starts.fitting(many, examples, head), starts.known(many)[0][[1, 1]])
+    same = Examples(x[:1].repeat(3, 1, 1, 1), examples.mask[:1].repeat(3, 1, 1))
+    assert torch.equal(starts.fitting(many, same, head), starts.known(many)[0][[1, 1, 1]])
+    losses = head.held_back(architecture_of(many), moved, examples)
+    assert losses[0] == pytest.approx(math.log(3), abs=1e-4)  # nothing is seen
+    assert losses[1] < 0.5
+    one = head.held_back(architecture_of(many), moved, Examples(x[:, :, :1], examples.mask[:, :, :1]))
+    assert torch.isfinite(one).all()
+
+
+def test_what_is_held_back_is_not_fitted_to() -> None:
+    """Labels of noise are learned by heart, not predicted."""
+    made = layout_of({"family": "mlp", "sizes": [8, 16, 2], "activation": "relu"})
+    rng = torch.Generator().manual_seed(0)
+    tensors = {spec.name: torch.randn(1, *spec.shape, generator=rng) for spec in made.tensors}
+    examples = Examples(torch.randn(1, 2, 10, 8, generator=rng), torch.ones(1, 2, 10, dtype=torch.bool))
+    head, architecture = FittedHead(), architecture_of(made)
+    x, y = examples.flat()
+    with torch.no_grad():
+        logits = logits_many(architecture, head(architecture, tensors, examples), x[None])[0]
+    assert torch.nn.functional.cross_entropy(logits, y) < 0.5
+    assert head.held_back(architecture, tensors, examples) > 0.6
 
 
 @pytest.mark.parametrize("name", ["d2nwg", "mapper"])
@@ -53,18 +124,29 @@ def test_before_the_behavioural_stage_the_start_itself_is_written(name: str, tin
     assert isinstance(generator, LatentGenerator)
     assert generator.starts is not None
     (group,) = data.groups
-    known, scores = generator.starts.of(group.form.layout), group.train.scores()
+    layout = group.form.layout
+    known, scores = generator.starts.known(layout)[0], group.train.scores()
     assert len(known) == len(group.train.tasks)
     best = max(range(len(scores)), key=lambda i: (group.train.task_of[i] == 0, scores[i]))
     assert (known - group.train.values[best]).abs().amax((1, 2)).min() == 0
     assert isinstance(group.subject, ImageSubject)
     condition = group.subject.condition(torch.arange(4), 3, torch.Generator().manual_seed(0))
-    written = generator.write(condition, group.form.layout, torch.Generator().manual_seed(0))
+    written = generator.write(condition, layout, torch.Generator().manual_seed(0))
     apart = (written[:, None] - known).abs().amax((2, 3))
     assert apart.min(1).values.max() < 1e-6
+    assert condition.examples is not None
+    architecture, tensors = architecture_of(layout), generator.problem.tokenizer.tensors(known, layout)
+    for i in range(4):
+        x, y = condition.examples.flat(i)
+        logits = logits_many(architecture, tensors, x.expand(len(known), *x.shape))
+        losses = torch.nn.functional.cross_entropy(logits.mT, y.expand(len(known), -1), reduction="none").mean(1)
+        assert apart[i].argmin() == losses.argmin()
+    encoded = generator.conditioner(condition)
     asked = generator.embed_condition(condition)
-    similar = asked @ generator.embed_weights(known, group.form.layout).T
-    assert torch.equal(apart.argmin(1), similar.argmax(1))
+    start = generator.start(condition.without(["examples"]), encoded, layout)  # as for a condition of words
+    assert start is not None
+    similar = asked @ generator.embed_weights(known, layout).T
+    assert torch.equal(start, known[similar.argmax(1)])
 
 
 def test_the_behavioural_stage_changes_the_starts_and_keeps_the_space(tiny_zoo: Path, tmp_path: Path) -> None:
@@ -80,7 +162,7 @@ def test_the_behavioural_stage_changes_the_starts_and_keeps_the_space(tiny_zoo: 
     assert isinstance(group.subject, ImageSubject)
     condition = group.subject.condition(torch.arange(2), 3, torch.Generator().manual_seed(0))
     values = generator.write(condition, group.form.layout, torch.Generator().manual_seed(0))
-    known = generator.starts.of(group.form.layout)
+    known, _ = generator.starts.known(group.form.layout)
     assert (values[:, None] - known).abs().amax((2, 3)).min() > 1e-6
     given = generator.frame(group.form.layout).position[:, 0] == 0
     filled = generator.fill(condition, group.form.layout, values + 1, given, torch.Generator().manual_seed(0))
@@ -102,7 +184,7 @@ def test_settings_without_a_network_to_start_at_are_refused(override: str, messa
 
 def test_starts_of_other_tasks_are_never_the_own() -> None:
     values = torch.arange(3.0).view(3, 1, 1)
-    starts, numbers = Starts([layout(1)], 1), torch.tensor([5, 6, 9])
+    starts, numbers = Starts([layout(1)], tokenizer(1)), torch.tensor([5, 6, 9])
     starts.take([TokenSet(values, layout(1), numbers, torch.zeros(3))])
     task = numbers.repeat(100)
     found = starts.other(layout(1), task, 300, torch.Generator().manual_seed(0)).flatten()
@@ -120,3 +202,47 @@ def test_a_generator_learns_from_starts_of_other_tasks(tiny_zoo: Path, tmp_path:
     with Zoo.open(tiny_zoo) as zoo:
         history = train_generator(config, zoo, tmp_path / "made")
     assert history["stages"]["behaviour"]["val_accuracy"] > 0.7  # fitted output layers alone do that
+
+
+IGPG_SETTINGS = ("start=task", "rename_classes=false", "prior.word_size=0.001", "stages.prior.steps=0")
+
+
+def test_words_change_the_start_that_does_best_on_the_examples(tiny_zoo: Path, tmp_path: Path) -> None:
+    config = tiny_config("igpg", *IGPG_SETTINGS, "stages.behaviour.steps=1")
+    with Zoo.open(tiny_zoo) as zoo:
+        train_generator(config, zoo, tmp_path / "made")
+        data = TrainingData(zoo, config)
+    generator = load_generator(tmp_path / "made")
+    assert isinstance(generator, IGPG)
+    assert generator.starts is not None
+    (group,) = data.groups
+    layout = group.form.layout
+    known, _ = generator.starts.known(layout)
+    assert isinstance(group.subject, ImageSubject)
+    condition = group.subject.condition(torch.arange(4), 3, torch.Generator().manual_seed(0))
+    assert condition.examples is not None
+    best = generator.starts.fitting(layout, condition.examples, None)
+    written = generator.write(condition, layout, torch.Generator().manual_seed(0))
+    apart = (written[:, None] - known).abs().amax((2, 3))
+    assert torch.equal(known[apart.argmin(1)], best)
+    assert 0 < apart.min(1).values.max() < 0.05
+    given = generator.frame(layout).position[:, 0] == 0
+    filled = generator.fill(condition, layout, written + 1, given, torch.Generator().manual_seed(0))
+    assert torch.equal(filled[:, given], (written + 1)[:, given])
+    assert torch.isfinite(generator.score(written, condition, layout)).all()
+    with pytest.raises(UsageError, match="labelled examples"):
+        generator.start(condition.without(["examples"]), layout)
+
+
+def test_igpg_learns_changes_of_the_own_start(tiny_zoo: Path, tmp_path: Path) -> None:
+    with Zoo.open(tiny_zoo) as zoo:
+        history = train_generator(tiny_config("igpg", *IGPG_SETTINGS), zoo, tmp_path / "made")
+    assert history["stages"]["behaviour"]["val_accuracy"] > 0.7
+
+
+@pytest.mark.parametrize(
+    ("override", "message"), [("rename_classes=true", "rename_classes"), ("conditioner.parts=[labels]", "examples")]
+)
+def test_igpg_refuses_settings_without_a_network_to_start_at(override: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        tiny_config("igpg", *IGPG_SETTINGS, override)

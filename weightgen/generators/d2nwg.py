@@ -183,7 +183,7 @@ class D2NWG(LatentGenerator):
     ) -> Float[Tensor, "b t d"]:
         """Inpainting (RePaint, arXiv 2201.09865); see ``Generator.fill``."""
         frame, encoded = self.frame(layout), self.conditioner(condition)
-        begin = self.start(encoded, layout)
+        begin = self.start(condition, encoded, layout)
         draft = self.decode(self.find(encoded, frame, generator), layout, begin)  # the codec looks at whole networks
         known = self.latents(torch.where(given[:, None], values, draft), layout)
         start = noisy = self._noise(encoded, frame, generator)

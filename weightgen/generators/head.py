@@ -46,15 +46,62 @@ class FittedHead(nn.Module):
             UsageError: if the networks do not end with a linear layer that has one row a class.
         """
         weight, bias = self.outputs(architecture, tensors)
+        features = self._features(architecture, tensors, examples)
+        with torch.autocast(features.device.type, enabled=False):
+            rows, offsets = self._layer(features, examples.mask, tensors[weight], tensors[bias])
+        return {**tensors, weight: rows, bias: offsets}
+
+    @torch.no_grad()
+    def held_back(
+        self, architecture: Architecture, tensors: Mapping[str, Tensor], examples: Examples, folds: int = 5
+    ) -> Float[Tensor, " b"]:
+        """Cross-entropy on examples that output layers are not fitted to, every one of them held back once.
+
+        A class of one example cannot be held back: with one a class, layers are judged on what they are fitted to.
+
+        Args:
+            architecture: of all networks.
+            tensors: state dict whose values have a leading axis over networks.
+            examples: labelled examples of the task of each.
+            folds: parts of the examples, held back in turns.
+
+        Raises:
+            UsageError: as ``forward``.
+        """
+        weight, bias = self.outputs(architecture, tensors)
+        features, mask = self._features(architecture, tensors, examples), examples.mask
+        number = torch.arange(mask.shape[2], device=mask.device)
+        folds, total = min(folds, mask.shape[2]), features.new_zeros(len(features))
+        for fold in range(folds):
+            judged = mask & (number % folds == fold)
+            rows, offsets = self._layer(features, mask & ~judged if folds > 1 else mask, tensors[weight], tensors[bias])
+            logits = torch.einsum("bcnh,bkh->bcnk", features, rows) + offsets[:, None, None]
+            right = logits.log_softmax(-1).diagonal(dim1=1, dim2=3)  # b n c
+            total = total - (right * judged.mT).sum((1, 2))
+        return total / mask.sum((1, 2))
+
+    def _features(
+        self, architecture: Architecture, tensors: Mapping[str, Tensor], examples: Examples
+    ) -> Float[Tensor, "b c n h"]:
+        """What the output layer sees."""
+        weight, bias = self.outputs(architecture, tensors)
         count, _, size = tensors[weight].shape
         same = torch.eye(size, device=tensors[weight].device).expand(count, -1, -1)
         bodies = {**tensors, weight: same, bias: torch.zeros_like(same[:, 0])}
         features = logits_many(architecture, bodies, examples.x.flatten(1, 2))
-        with torch.autocast(features.device.type, enabled=False):
-            rows, offsets = self._discriminants(features.float().unflatten(1, examples.mask.shape[1:]), examples.mask)
-            scale = self.log_scale.exp()
-            rows, offsets = scale * rows + self.own * tensors[weight], scale * offsets + self.own * tensors[bias]
-        return {**tensors, weight: rows, bias: offsets}
+        return features.float().unflatten(1, examples.mask.shape[1:])
+
+    def _layer(
+        self,
+        features: Float[Tensor, "b c n h"],
+        mask: Bool[Tensor, "b c n"],
+        weight: Float[Tensor, "b c h"],
+        bias: Float[Tensor, "b c"],
+    ) -> tuple[Float[Tensor, "b c h"], Float[Tensor, "b c"]]:
+        """Rows and offsets of an output layer: discriminants, and the learned share of the layer as it was written."""
+        rows, offsets = self._discriminants(features, mask)
+        scale = self.log_scale.exp()
+        return scale * rows + self.own * weight, scale * offsets + self.own * bias
 
     @staticmethod
     def outputs(architecture: Architecture, tensors: Mapping[str, Tensor]) -> tuple[str, str]:

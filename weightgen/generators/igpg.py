@@ -20,20 +20,18 @@ from torch import Tensor
 from weightgen.codecs.quantisers import Codebooks
 from weightgen.codecs.vq import VQ, VQConfig
 from weightgen.conditioners.joint import ConditionEncoder, ConditionerConfig, ConditionTokens
-from weightgen.generators import Generator, GeneratorConfig, Stage, StageConfig, register_generator
-from weightgen.generators.announce import AnnounceConfig, Announcer, Shape, announced
-from weightgen.generators.instructions import phrase, phrase_of
+from weightgen.generators import GeneratorConfig, Stage, StageConfig, register_generator
+from weightgen.generators.announce import AnnounceConfig
+from weightgen.generators.announcing import AnnouncingGenerator
 from weightgen.generators.line import Line, Vocabulary
 from weightgen.generators.prior import Prior, PriorConfig, SamplingConfig, draw, windows
-from weightgen.generators.problem import Problem, TokenSet
+from weightgen.generators.problem import Frame, Problem, TokenSet
 from weightgen.generators.refine import RefineConfig, Refinement
+from weightgen.generators.starts import Starts
 from weightgen.nn import check_heads
-from weightgen.types import Batch, Condition, LabelledTexts, Loss, Vectors
-from zoo.architectures import family
-from zoo.build.encoder import TextEncoder
+from weightgen.types import Batch, Condition, Loss
 from zoo.config import StrictConfig
 from zoo.errors import UsageError
-from zoo.networks import architecture_of
 from zoo.seeds import seed_of
 from zoo.types import Layout
 
@@ -62,6 +60,11 @@ class IGPGConfig(GeneratorConfig):
 
     generator: Literal["igpg"] = "igpg"  # pyright: ignore[reportIncompatibleVariableOverride] - frozen
     codec: VQConfig = VQConfig()
+    start: Literal["codec", "task"] = Field(
+        default="codec",
+        description="what words change: what the codec subtracts, or the best network of the task",
+    )
+    starts: int = Field(default=1, ge=1, description="best networks a task that are kept to choose from")
     conditioner: ConditionerConfig = ConditionerConfig()
     width: int = Field(default=96, ge=8, description="of condition tokens and of the language model")
     heads: int = Field(default=4, ge=1)
@@ -80,6 +83,10 @@ class IGPGConfig(GeneratorConfig):
             raise ValueError(
                 f"prior.learn_words and prior.word_size need codec.quantiser.kind vq, not {self.codec.quantiser.kind}"
             )
+        if self.start == "task" and self.rename_classes:
+            raise ValueError("networks to start at have their classes in one order: set rename_classes to false")
+        if self.start == "task" and "examples" not in self.conditioner.parts:
+            raise ValueError("labelled examples say which network to start at: add examples to conditioner.parts")
         return self
 
     @property
@@ -89,7 +96,7 @@ class IGPGConfig(GeneratorConfig):
 
 
 @register_generator
-class IGPG(Generator):
+class IGPG(AnnouncingGenerator):
     """A language model over the codes of weights, conditioned on what is known about a task."""
 
     name: ClassVar[str] = "igpg"
@@ -104,6 +111,8 @@ class IGPG(Generator):
         shapes = {form.input_shape for form in problem.forms}
         self.codec = VQ(config.codec, problem.tokenizer.width, sizes)
         self.conditioner = ConditionEncoder(config.conditioner, shapes, problem.text_size, config.width)
+        layouts = [form.layout for form in problem.forms]
+        self.starts = Starts(layouts, problem.tokenizer, config.starts) if config.start == "task" else None
         self.vocabulary = Vocabulary(self.codec.quantiser.vocabulary)
         self.prior = Prior(
             config.prior,
@@ -116,25 +125,9 @@ class IGPG(Generator):
         )
         refine = config.refine
         self.refine = Refinement(refine, config.width, config.heads, config.codec.group) if refine.depth else None
-        self.announcer = self._make_announcer()
-        self._instructions: tuple[Vectors, list[Shape]] | None = None
-        self._encoder: TextEncoder | None = None
+        self.announcer = self.make_announcer(config.announce, config.conditioner.parts, config.stages.announce.steps)
         self.register_buffer("fitted", torch.zeros((), dtype=torch.bool))
         self._lines: dict[str, Line] = {}
-
-    def _make_announcer(self) -> Announcer | None:
-        """For networks that are asked for in words: perceptrons of any sizes, all others by their name."""
-        told = "architecture" in self.config.conditioner.parts and self.config.stages.announce.steps > 0
-        if not told or any("architecture" not in form.layout.config for form in self.problem.forms):
-            return None
-        made = [architecture_of(form.layout) for form in self.problem.forms]
-        activations = sorted({one["activation"] for one in made if one["family"] == "mlp"})
-        others = sorted({family(one).describe(one) for one in made if one["family"] != "mlp"})
-        return Announcer(self.config.announce, activations, others, self.problem.text_size)
-
-    def attach(self, encoder: TextEncoder, tasks: Sequence[LabelledTexts] = ()) -> None:
-        """Keep the encoder for the instructions that announcements are learned from."""
-        self._encoder = encoder
 
     def stages(self) -> Sequence[Stage]:
         """Codec, if it has parameters; prior; behaviour; announcements, if there are any."""
@@ -152,11 +145,7 @@ class IGPG(Generator):
                 condition=True,
                 queries=self.config.behaviour.queries,
             ),
-            *(
-                []
-                if self.announcer is None
-                else [Stage("announce", stages.announce, self._announce_loss, (self.announcer,))]
-            ),
+            *self.announce_stages(stages.announce),
         )
 
     @torch.no_grad()
@@ -171,8 +160,10 @@ class IGPG(Generator):
             )
             self.fitted.fill_(True)
             self._lines.clear()
+            if self.starts is not None:
+                self.starts.take(networks)
         if stage == "announce":
-            self._instructions = self._texts()
+            self.write_instructions(self.config.announce)
         if stage == ("prior" if self.config.stages.prior.steps else "behaviour"):
             self.prior.vectors.copy_(self.config.prior.word_size * self.vocabulary.vectors(self.codec))
 
@@ -181,52 +172,6 @@ class IGPG(Generator):
         if stage in ("prior", "behaviour") and self.config.has_own_words:
             assert isinstance(self.codec.quantiser, Codebooks)
             self.codec.quantiser.replace(self.prior.keep_meaning())
-
-    def _texts(self) -> tuple[Vectors, list[Shape]]:
-        """Instructions to learn announcements from: as vectors of tokens, and the networks that they ask for."""
-        assert self.announcer is not None
-        assert self._encoder is not None
-        config, rng = self.config.announce, torch.Generator().manual_seed(seed_of(self.config.seed, "instructions"))
-        shapes, forms = self.announcer.random(config.texts, rng), self.problem.forms
-        texts = []
-        for shape in shapes:
-            if shape.kind in self.announcer.others:
-                texts.append(phrase_of(architecture_of(self._named(shape.kind)), rng))
-                continue
-            form = forms[int(torch.randint(len(forms), (), generator=rng))]
-            architecture = architecture_of(form.layout)
-            classes = family(architecture).outputs(architecture).size
-            texts.append(phrase(shape, form.input_shape, classes, config, rng))
-        return Vectors(*self._encoder.read(texts)), shapes
-
-    def _named(self, name: str) -> Layout:
-        """The layout of the network of that name."""
-        layouts = (form.layout for form in self.problem.forms)
-        return next(one for one in layouts if (made := architecture_of(one)) and family(made).describe(made) == name)
-
-    def layout_for(self, condition: Condition) -> Layout:
-        """The layout that an instruction asks for, with the inputs and classes of the examples.
-
-        Raises:
-            UsageError: if there is no instruction, or none was learned from, and several layouts were; or if the
-                network that is asked for has other classes.
-        """
-        if self.announcer is None or condition.architecture is None or condition.examples is None:
-            return super().layout_for(condition)
-        if len(condition) != 1:
-            raise UsageError(f"one task is needed, the condition holds {len(condition)}")
-        shape = self.announcer.announce(condition.architecture.x, condition.architecture.mask)[0]
-        x = condition.examples.x
-        if shape.kind not in self.announcer.others:
-            return announced(shape, x.shape[3:], x.shape[1])
-        layout = self._named(shape.kind)
-        made = architecture_of(layout)
-        if (classes := family(made).outputs(made).size) != x.shape[1]:
-            raise UsageError(
-                f"the instruction asks for a {shape.kind}, which has {classes} classes, not {x.shape[1]}",
-                "give examples of as many classes",
-            )
-        return layout
 
     def line(self, layout: Layout) -> Line:
         """Places of the words of a layout, where the parameters are.
@@ -241,19 +186,52 @@ class IGPG(Generator):
         return known
 
     @torch.no_grad()
-    def words(self, values: Float[Tensor, "b t d"], layout: Layout) -> Int[Tensor, "b n"]:
-        """Networks as words, in the order of ``line``."""
+    def words(
+        self, values: Float[Tensor, "b t d"], layout: Layout, start: Float[Tensor, "b t d"] | None = None
+    ) -> Int[Tensor, "b n"]:
+        """Networks, as changes of a start if there is one, as words in the order of ``line``."""
         frame = self.frame(layout)
+        if start is not None:
+            values = values - self._beyond(start, frame)
         return self.vocabulary.words(self.codec.encode(values, frame.mask, frame.position), self.line(layout))
 
+    def start(self, condition: Condition, layout: Layout) -> Float[Tensor, "b t d"] | None:
+        """The networks to start at, if any serve this layout: those that do best on the labelled examples.
+
+        Raises:
+            UsageError: if there are no labelled examples.
+        """
+        if self.starts is None or not len(self.starts.known(layout)[0]):
+            return None
+        if condition.examples is None:
+            raise UsageError(
+                "this generator changes trained networks, and examples say which", "give labelled examples"
+            )
+        return self.starts.fitting(layout, condition.examples, None)
+
+    def _beyond(self, start: Float[Tensor, "b t d"], frame: Frame) -> Float[Tensor, "b t d"]:
+        """A start less what the codec adds by itself."""
+        return (start - self.codec.normal(frame.position)[0]) * frame.mask
+
     def read(
-        self, words: Int[Tensor, "b n"], layout: Layout, condition: ConditionTokens | None = None
+        self,
+        words: Int[Tensor, "b n"],
+        layout: Layout,
+        condition: ConditionTokens | None = None,
+        start: Float[Tensor, "b t d"] | None = None,
     ) -> Float[Tensor, "b t d"]:
-        """Tokens of the networks that words stand for; refined, if the generator does that and a condition is given."""
+        """Tokens of the networks that words stand for.
+
+        Args:
+            words: in the order of ``line``.
+            layout: of the networks.
+            condition: refined for it, if the generator does that.
+            start: what the words change, if not what the codec subtracts.
+        """
         vectors, line = self.prior.meaning[words], self.line(layout)
         if condition is not None:
             vectors = self._refined(vectors, words, line, condition)
-        return self._decode(vectors, layout, line)
+        return self._decode(vectors, layout, line, start)
 
     def reconstruct(self, values: Float[Tensor, "b t d"], layout: Layout) -> Float[Tensor, "b t d"]:
         """Encode and decode."""
@@ -270,7 +248,8 @@ class IGPG(Generator):
         """
         line, encoded = self.line(layout), self.conditioner(condition)
         uniform = torch.rand(len(encoded.tokens), len(line), generator=generator).to(encoded.tokens.device)
-        return self.read(self.prior.write(line, encoded, uniform, self.config.sampling), layout, encoded)
+        words = self.prior.write(line, encoded, uniform, self.config.sampling)
+        return self.read(words, layout, encoded, self.start(condition, layout))
 
     @torch.no_grad()
     def fill(
@@ -284,10 +263,11 @@ class IGPG(Generator):
         """Given words come first, so that all others know them; see ``Generator.fill``."""
         line, encoded = self.line(layout), self.conditioner(condition)
         order = (~given[line.token]).int().argsort(stable=True)
-        known = self.words(values * given[:, None], layout)[:, order[: int(given[line.token].sum())]]
+        start = self.start(condition, layout)
+        known = self.words(values * given[:, None], layout, start)[:, order[: int(given[line.token].sum())]]
         uniform = torch.rand(len(values), len(line), generator=generator).to(values.device)
         written = self.prior.write(line.reordered(order), encoded, uniform, self.config.sampling, known)
-        return torch.where(given[:, None], values, self.read(written[:, order.argsort()], layout, encoded))
+        return torch.where(given[:, None], values, self.read(written[:, order.argsort()], layout, encoded, start))
 
     @torch.no_grad()
     def score(self, values: Float[Tensor, "b t d"], condition: Condition, layout: Layout) -> Float[Tensor, " b"]:
@@ -298,7 +278,8 @@ class IGPG(Generator):
             condition: the task of each.
             layout: of all of them.
         """
-        line, encoded, words = self.line(layout), self.conditioner(condition), self.words(values, layout)
+        line, encoded = self.line(layout), self.conditioner(condition)
+        words = self.words(values, layout, self.start(condition, layout))
         total = torch.zeros(len(words), device=words.device)
         for start, first, stop in windows(len(line), self.config.prior.context, self.config.prior.overlap):
             logits = self.prior(words, line, encoded, start, stop)[:, first - start :]
@@ -313,10 +294,17 @@ class IGPG(Generator):
             return vectors
         return self.refine(vectors, self.prior.embed(words, vectors, line, condition), condition)
 
-    def _decode(self, vectors: Float[Tensor, "b n g"], layout: Layout, line: Line) -> Float[Tensor, "b t d"]:
+    def _decode(
+        self,
+        vectors: Float[Tensor, "b n g"],
+        layout: Layout,
+        line: Line,
+        start: Float[Tensor, "b t d"] | None,
+    ) -> Float[Tensor, "b t d"]:
         frame = self.frame(layout)
         joined = self.vocabulary.join(vectors, line, len(frame), len(self.codec.vocabulary))
-        return self.codec.decode_vectors(joined, frame.mask, frame.position)
+        values = self.codec.decode_vectors(joined, frame.mask, frame.position)
+        return values if start is None else values + self._beyond(start, frame)
 
     def _codec_loss(self, batch: Batch) -> Loss:
         frame = self.frame(batch.layout)
@@ -326,16 +314,9 @@ class IGPG(Generator):
         assert batch.condition is not None
         return self.conditioner(batch.condition, generator)
 
-    def _announce_loss(self, batch: Batch) -> Loss:
-        """Cross-entropy of the shapes that random instructions ask for."""
-        assert self.announcer is not None
-        assert self._instructions is not None
-        (texts, shapes), device = self._instructions, batch.values.device
-        pick = torch.randint(len(shapes), (len(batch.values),), generator=batch.generator())
-        longest = int(texts.mask[pick].sum(1).max())
-        x, mask = (part[pick, :longest].to(device) for part in (texts.x, texts.mask))
-        nats = self.announcer.loss(x, mask, [shapes[i] for i in pick.tolist()])
-        return Loss(nats, {"nats": nats.detach()})
+    def _training_start(self, batch: Batch, generator: torch.Generator) -> Float[Tensor, "b t d"] | None:
+        """The networks of a batch are changes of the best ones of their tasks."""
+        return None if self.starts is None else self.starts.own(batch.layout, batch.task, generator)
 
     def _prior_loss(self, batch: Batch) -> Loss:
         """Cross-entropy of the words of trained networks, with some conditions dropped."""
@@ -343,9 +324,10 @@ class IGPG(Generator):
         condition = self._condition(batch, generator)
         dropped = torch.rand(len(batch.values), generator=generator) < config.condition_dropout
         condition = self.prior.nothing(condition, dropped.to(condition.tokens.device))
-        line, words = self.line(batch.layout), self.words(batch.values, batch.layout)
+        line, start = self.line(batch.layout), self._training_start(batch, generator)
+        words = self.words(batch.values, batch.layout, start)
         if torch.rand((), generator=generator) < config.reorder:
-            order = _layers_first(line, generator)
+            order = line.layers_first(generator)
             line, words = line.reordered(order), words[:, order]
         every = list(windows(len(line), config.context, config.overlap))
         start, first, stop = every[int(torch.randint(len(every), (), generator=generator))]
@@ -363,7 +345,8 @@ class IGPG(Generator):
         assert batch.queries is not None
         config, sampling, generator = self.config.behaviour, self.config.sampling, batch.generator()
         condition = self._condition(batch, generator)
-        line, words = self.line(batch.layout), self.words(batch.values, batch.layout)
+        line, start = self.line(batch.layout), self._training_start(batch, generator)
+        words = self.words(batch.values, batch.layout, start)
         uniform = torch.rand(words.shape, generator=generator).to(words.device)
         draft = words
         with torch.no_grad():
@@ -374,7 +357,7 @@ class IGPG(Generator):
         mean = (logits / config.softness).softmax(-1) @ meaning
         words_drawn = draw(logits.detach() / sampling.temperature, uniform)
         vectors = meaning[words_drawn] + mean - mean.detach()
-        values = self._decode(self._refined(vectors, words_drawn, line, condition), batch.layout, line)
+        values = self._decode(self._refined(vectors, words_drawn, line, condition), batch.layout, line, start)
         task = batch.queries.loss(self.problem.tokenizer.tensors(values, batch.layout)).mean()
         if not config.prior_weight:
             return Loss(task, {"task": task})
@@ -382,10 +365,3 @@ class IGPG(Generator):
         part = ConditionTokens(condition.tokens[some], condition.mask[some], condition.classes)
         nats = F.cross_entropy(self.prior(words[some], line, part).flatten(0, 1), words[some].flatten())
         return Loss(task + config.prior_weight * nats, {"task": task, "bits": nats.detach() / math.log(2)})
-
-
-def _layers_first(line: Line, generator: torch.Generator) -> Int[Tensor, " n"]:
-    """An order of writing that begins with the words of some random layers."""
-    layers = line.position[:, 0]
-    first = torch.rand(int(layers.max()) + 1, generator=generator).to(layers.device) < 0.5
-    return (~first[layers]).int().argsort(stable=True)

@@ -58,6 +58,7 @@ class LatentConfig(GeneratorConfig):
         description="what is written is a change of: what the codec subtracts; the best network of the task; while "
         "training that of another task, as for tasks that are new",
     )
+    starts: int = Field(default=1, ge=1, description="best networks a task that are kept to choose from")
     behaviour: BehaviourConfig = BehaviourConfig()
 
     @model_validator(mode="after")
@@ -102,7 +103,9 @@ class LatentGenerator(Generator):
         self.alignment = Alignment(config.codec.latent, config.width, config.heads, sizes)
         self.head = FittedHead() if config.head == "fitted" else None
         layouts = [form.layout for form in problem.forms]
-        self.starts = None if config.start == "codec" else Starts(layouts, problem.tokenizer.width)
+        self.starts = None
+        if config.start != "codec":
+            self.starts = Starts(layouts, problem.tokenizer, config.starts, bodies=config.head == "fitted")
         self._start_at_own = config.start == "task"
         self.register_buffer("latent_mean", torch.zeros(config.codec.latent))
         self.register_buffer("latent_std", torch.ones(config.codec.latent))
@@ -185,18 +188,23 @@ class LatentGenerator(Generator):
         values = self.codec.decode(latent * self.latent_std + self.latent_mean, frame.mask, frame.position)
         return values if start is None else values + (start - self.codec.normal(frame.position)[0]) * frame.mask
 
-    def start(self, condition: ConditionTokens, layout: Layout) -> Float[Tensor, "b t d"] | None:
-        """The networks to start at, if any are kept of this layout: those nearest to the conditions."""
-        if self.starts is None or not len(self.starts.of(layout)):
+    def start(self, condition: Condition, encoded: ConditionTokens, layout: Layout) -> Float[Tensor, "b t d"] | None:
+        """The networks to start at, if any serve this layout.
+
+        Those that do best on the labelled examples; without examples, those nearest in the contrastive space.
+        """
+        if self.starts is None or not len(self.starts.known(layout)[0]):
             return None
-        return self.starts.nearest(layout, self.alignment.embed_condition(condition.pooled()), self.embed_weights)
+        if condition.examples is not None:
+            return self.starts.fitting(layout, condition.examples, self.head)
+        return self.starts.nearest(layout, self.alignment.embed_condition(encoded.pooled()), self.embed_weights)
 
     def _training_start(self, batch: Batch, generator: torch.Generator) -> Float[Tensor, "b t d"] | None:
         """Those of the tasks of a batch, or of other tasks, as the config says."""
         if self.starts is None:
             return None
         if self._start_at_own:
-            return self.starts.own(batch.layout, batch.task)
+            return self.starts.own(batch.layout, batch.task, generator)
         assert batch.condition is not None
         task = batch.task if len(batch.task) else None  # tasks made at random have no network of their own
         return self.starts.other(batch.layout, task, len(batch.condition), generator)
@@ -282,7 +290,7 @@ class LatentGenerator(Generator):
         """
         encoded = self.conditioner(condition)
         latent = self.find(encoded, self.frame(layout), generator)
-        values = self.decode(latent, layout, self.start(encoded, layout))
+        values = self.decode(latent, layout, self.start(condition, encoded, layout))
         return self.finished(values, condition, layout)
 
     def finished(self, values: Float[Tensor, "b t d"], condition: Condition, layout: Layout) -> Float[Tensor, "b t d"]:

@@ -55,6 +55,12 @@ class Line:
         """The same places in another order of writing."""
         return type(self)(*(getattr(self, name)[order] for name in self.__dataclass_fields__))
 
+    def layers_first(self, generator: torch.Generator) -> Int[Tensor, " n"]:
+        """An order of writing that begins with the words of some random layers."""
+        layers = self.position[:, 0]
+        first = torch.rand(int(layers.max()) + 1, generator=generator).to(layers.device) < 0.5
+        return (~first[layers]).int().argsort(stable=True)
+
 
 def _shapes(frame: Frame) -> Float[Tensor, "t 3"]:
     """Rows and columns of the tensor of every token, as logarithms, and the number of layers after it."""

@@ -66,12 +66,14 @@ class Frame:
         mask: where a token holds a value.
         position: layer, role, row and chunk of each token.
         class_of_token: the class whose output weights a token holds, or -1.
+        output: true for tokens of the output layer of a classifier.
     """
 
     layout: Layout
     mask: Bool[Tensor, "t d"]
     position: Int[Tensor, "t 4"]
     class_of_token: Int[Tensor, " t"]
+    output: Bool[Tensor, " t"]
 
     def __len__(self) -> int:
         return len(self.position)
@@ -84,26 +86,30 @@ class Frame:
             UsageError: if the layout has a role that the tokenizer has not seen.
         """
         mask, position = tokenizer.template(layout)
-        return cls(layout, mask, position, _class_of_token(layout, tokenizer, position))
+        return cls(layout, mask, position, *_outputs(layout, tokenizer, position))
 
     def to(self, device: torch.device) -> Frame:
         """The same frame on another device."""
-        return Frame(self.layout, self.mask.to(device), self.position.to(device), self.class_of_token.to(device))
+        own = (self.mask, self.position, self.class_of_token, self.output)
+        return Frame(self.layout, *(part.to(device) for part in own))
 
 
-def _class_of_token(layout: Layout, tokenizer: Tokenizer, position: Int[Tensor, "t 4"]) -> Int[Tensor, " t"]:
-    """Rows of the last layer of a classifier belong to one class each."""
-    result = torch.full((len(position),), -1)
+def _outputs(
+    layout: Layout, tokenizer: Tokenizer, position: Int[Tensor, "t 4"]
+) -> tuple[Int[Tensor, " t"], Bool[Tensor, " t"]]:
+    """The class of each token and whether it is of the last layer, whose rows belong to one class each."""
+    classes, output = torch.full((len(position),), -1), torch.zeros(len(position), dtype=torch.bool)
     if layout.config.get("architecture") is None:
-        return result
+        return classes, output
     architecture = architecture_of(layout)
     specs = {spec.name: spec for spec in layout.tensors}
     for name, axis in family(architecture).outputs(architecture).axes:
         spec = specs[name]
+        here = (position[:, :2] == torch.tensor([spec.layer, tokenizer.roles.index(spec.role)])).all(-1)
+        output |= here
         if axis == 0 and len(spec.shape) > 1:
-            here = (position[:, :2] == torch.tensor([spec.layer, tokenizer.roles.index(spec.role)])).all(-1)
-            result[here] = position[here, 2]
-    return result
+            classes[here] = position[here, 2]
+    return classes, output
 
 
 @dataclass(frozen=True, eq=False)

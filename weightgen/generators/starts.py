@@ -1,8 +1,8 @@
-"""One trained network of each task, to begin at: the best on validation examples.
+"""Trained networks of each task to begin at: the best on validation examples.
 
 Networks of independent starts have nothing in common that their mean could hold, so what is written for a task is a
-change of one of them: the one whose embedding in the space of the contrastive stage is nearest to the condition's.
-While training it is the task's own, or that of another task, which makes known tasks like new ones.
+change of one of them: the one that does best on the labelled examples of the condition. While training it is one of the
+task's own, or of another task, which makes known tasks like new ones.
 """
 
 from __future__ import annotations
@@ -11,65 +11,139 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from weightgen.generators.problem import TokenSet
+from weightgen.generators.head import FittedHead
+from weightgen.generators.problem import Frame, TokenSet
+from zoo.datasets import Examples
+from zoo.networks import architecture_of, logits_many
+from zoo.tokens import Tokenizer
 from zoo.types import Layout
 
 
 class Starts(nn.Module):
     """The networks, by layout; empty until they are taken from a zoo or loaded."""
 
-    def __init__(self, layouts: Sequence[Layout], token_width: int) -> None:
+    def __init__(self, layouts: Sequence[Layout], tokenizer: Tokenizer, keep: int = 1, bodies: bool = False) -> None:
         """Make room for the networks of some layouts.
 
         Args:
             layouts: those that are learned from.
-            token_width: values a token.
+            tokenizer: of their tokens.
+            keep: networks a task.
+            bodies: networks also serve layouts that differ from theirs in the output layer only, which is then zero.
         """
         super().__init__()
-        self._number = {layout.fingerprint: i for i, layout in enumerate(layouts)}
+        self._tokenizer, self._keep, self._bodies = tokenizer, keep, bodies
+        self._frames = [Frame.of(layout, tokenizer) for layout in layouts]
         for i in range(len(layouts)):
-            self.register_buffer(f"values_{i}", torch.zeros(0, 0, token_width))
+            self.register_buffer(f"values_{i}", torch.zeros(0, 0, tokenizer.width))
             self.register_buffer(f"tasks_{i}", torch.zeros(0, dtype=torch.long))
         self.register_load_state_dict_pre_hook(_take_size)
 
     def take(self, networks: Sequence[TokenSet]) -> None:
-        """Keep the best network of each task of each layout."""
+        """Keep the best networks of each task of each layout."""
+        numbers = {frame.layout.fingerprint: i for i, frame in enumerate(self._frames)}
         for one in networks:
-            number, tasks = self._number[one.layout.fingerprint], one.task.unique()
-            best = [int(one.score.masked_fill(one.task != task, -torch.inf).argmax()) for task in tasks]
-            self.register_buffer(f"values_{number}", one.values[best].clone())
-            self.register_buffer(f"tasks_{number}", tasks)
+            number, best = numbers[one.layout.fingerprint], []
+            for task in one.task.unique():
+                rows = (one.task == task).nonzero().flatten()
+                best.append(rows[one.score[rows].argsort(descending=True, stable=True)[: self._keep]])
+            rows = torch.cat(best)
+            self.register_buffer(f"values_{number}", one.values[rows].clone())
+            self.register_buffer(f"tasks_{number}", one.task[rows])
 
-    def of(self, layout: Layout) -> Float[Tensor, "k t d"]:
-        """Tokens of the networks of a layout; none of a layout that was not learned from."""
-        number = self._number.get(layout.fingerprint)
-        return self.get_buffer("values_0")[:0] if number is None else self.get_buffer(f"values_{number}")
+    def known(self, layout: Layout) -> tuple[Float[Tensor, "k t d"], Int[Tensor, " k"]]:
+        """Tokens of the networks that serve a layout, and the numbers of their tasks; perhaps none."""
+        values, tasks = [self.get_buffer("values_0")[:0]], [self.get_buffer("tasks_0")[:0]]
+        for i, own in enumerate(self._frames):
+            moved = self._moved(self.get_buffer(f"values_{i}"), own, layout)
+            if moved is not None and len(moved):
+                values.append(moved)
+                tasks.append(self.get_buffer(f"tasks_{i}"))
+        found = values[1:] or values
+        return torch.cat(found), torch.cat(tasks)
 
-    def own(self, layout: Layout, task: Int[Tensor, " b"]) -> Float[Tensor, "b t d"]:
-        """Those of training tasks, by their numbers."""
-        numbers = self.get_buffer(f"tasks_{self._number[layout.fingerprint]}")
-        return self.of(layout)[torch.searchsorted(numbers, task)]
+    def _moved(self, values: Float[Tensor, "k t d"], own: Frame, layout: Layout) -> Float[Tensor, "k s d"] | None:
+        """Tokens of one layout as those of another; ``None`` if it is another in more than outputs, or must not be."""
+        if own.layout.fingerprint == layout.fingerprint:
+            return values
+        if not self._bodies or not len(values):
+            return None
+        other = Frame.of(layout, self._tokenizer)
+        here, there = ~own.output, ~other.output
+        if int(here.sum()) != int(there.sum()) or not torch.equal(own.position[here], other.position[there]):
+            return None
+        if not torch.equal(own.mask[here], other.mask[there]):
+            return None
+        result = values.new_zeros(len(values), len(other), values.shape[2])
+        result[:, there] = values[:, here]
+        return result
+
+    def own(self, layout: Layout, task: Int[Tensor, " b"], generator: torch.Generator) -> Float[Tensor, "b t d"]:
+        """Random ones of each training task.
+
+        Args:
+            layout: one that was learned from.
+            task: numbers of training tasks.
+            generator: source of randomness.
+        """
+        known, numbers = self.known(layout)
+        return self._draw(known, (numbers == task.to(numbers.device)[:, None]), generator)
 
     def other(
         self, layout: Layout, task: Int[Tensor, " b"] | None, count: int, generator: torch.Generator
     ) -> Float[Tensor, "b t d"]:
-        """Random ones of other tasks than the given ones; where there is no other, the only one.
+        """Random ones of other tasks than the given ones; where there is no other, any.
 
         Args:
-            layout: one that was learned from.
+            layout: one that networks serve.
             task: numbers of ``count`` training tasks, or ``None`` if all networks are of other tasks.
             count: how many.
             generator: source of randomness.
         """
-        known = self.of(layout)
-        chance = torch.ones(count, len(known))
-        if task is not None and len(known) > 1:
-            numbers = self.get_buffer(f"tasks_{self._number[layout.fingerprint]}")
-            chance[(numbers == task[:, None]).cpu()] = 0
-        return known[torch.multinomial(chance, 1, generator=generator)[:, 0].to(known.device)]
+        known, numbers = self.known(layout)
+        allowed = torch.ones(count, len(known), dtype=torch.bool, device=known.device)
+        if task is not None:
+            allowed = numbers != task.to(numbers.device)[:, None]
+            allowed |= ~allowed.any(1, keepdim=True)
+        return self._draw(known, allowed, generator)
+
+    @staticmethod
+    def _draw(known: Tensor, allowed: Tensor, generator: torch.Generator) -> Tensor:
+        return known[torch.multinomial(allowed.float().cpu(), 1, generator=generator)[:, 0].to(known.device)]
+
+    @torch.no_grad()
+    def fitting(self, layout: Layout, examples: Examples, head: FittedHead | None) -> Float[Tensor, "b t d"]:
+        """Those with the smallest cross-entropy on labelled examples.
+
+        Args:
+            layout: one that networks serve.
+            examples: of ``b`` tasks; equal tasks in a row are judged once.
+            head: where output layers are fitted, networks are judged on examples held back from that.
+        """
+        known, _ = self.known(layout)
+        tensors, architecture = self._tokenizer.tensors(known, layout), architecture_of(layout)
+        chosen: list[int] = []
+        for i in range(len(examples.mask)):
+            if (
+                i
+                and torch.equal(examples.mask[i], examples.mask[i - 1])
+                and torch.equal(examples.x[i], examples.x[i - 1])
+            ):
+                chosen.append(chosen[-1])
+                continue
+            if head is None:
+                x, y = examples.flat(i)
+                logits = logits_many(architecture, tensors, x.expand(len(known), *x.shape)).float()
+                loss = F.cross_entropy(logits.mT, y.expand(len(known), -1), reduction="none").mean(1)
+            else:
+                same = Examples(*(part[i].expand(len(known), *part[i].shape) for part in (examples.x, examples.mask)))
+                loss = head.held_back(architecture, tensors, same)
+            chosen.append(int(loss.argmin()))
+        return known[chosen]
 
     def nearest(
         self,
@@ -77,14 +151,14 @@ class Starts(nn.Module):
         condition: Float[Tensor, "b e"],
         embed: Callable[[Tensor, Layout], Float[Tensor, "k e"]],
     ) -> Float[Tensor, "b t d"]:
-        """Those nearest to conditions, by cosine in the shared space.
+        """Those nearest to conditions, by cosine in a shared space.
 
         Args:
-            layout: one that was learned from.
+            layout: one that networks serve.
             condition: unit vectors of conditions.
             embed: gives those of networks.
         """
-        known = self.of(layout)
+        known, _ = self.known(layout)
         return known[(condition @ embed(known, layout).T).argmax(-1)]
 
 
