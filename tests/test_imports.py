@@ -70,7 +70,19 @@ LAYERS = (
     {"subjects"},
     {"generators", "checkpoint", "kit"},
     {"codecs", "conditioners", "fusion", "diffusion", "prototypes"},
-    {"nn", "adapted", "augment", "mix", "types", "results", "decode_results", "zoo_results", "progress", "processes"},
+    {
+        "nn",
+        "adapted",
+        "augment",
+        "mix",
+        "shapes",
+        "types",
+        "results",
+        "decode_results",
+        "zoo_results",
+        "progress",
+        "processes",
+    },
 )
 PACKAGE = ROOT / "weightgen" / "__init__.py"
 DEPTH = {unit: depth for depth, layer in enumerate(LAYERS) for unit in layer}

@@ -144,7 +144,7 @@ def test_made_tasks_come_without_networks_in_their_share_of_the_steps(zoo: Zoo) 
     assert 0.25 < share < 0.75
     for batch in batches[:6]:
         loss = behaviour.loss(batch)
-        assert set(loss.parts) == ({"task", "method", "reconstruction"} if len(batch.values) else {"mixed"})
+        assert set(loss.parts) == ({"task", "method", "reconstruction"} if len(batch.values) else {"made"})
         assert loss.total.isfinite()
         assert batch.condition is not None
         assert len(batch.condition) == behaviour.config.batch_size

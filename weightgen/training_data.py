@@ -12,6 +12,7 @@ from torch import Tensor
 from weightgen.generators import Generator, GeneratorConfig, Stage
 from weightgen.generators.problem import Form, Problem, TokenSet
 from weightgen.mix import MixConfig
+from weightgen.shapes import ShapesConfig
 from weightgen.subjects import Subject
 from weightgen.subjects.images import ImageSubject
 from weightgen.subjects.make import TextWords, subject_of
@@ -20,6 +21,7 @@ from weightgen.types import Batch
 from zoo.architectures import family
 from zoo.datasets import Members, load_groups, reference_of
 from zoo.errors import BadArtefact, UsageError
+from zoo.kinds.dense import layout_of
 from zoo.networks import architecture_of
 from zoo.seeds import seed_of
 from zoo.split import check_splits
@@ -186,6 +188,8 @@ class TrainingData:
             tasks = self._mixed_tasks(group, stage.mix)
             made = tasks.draw(stage.config.batch_size, self.config.shots, stage.queries, generator)
             return Batch(layout, train.values[:0], train.task_of[:0], seed, *made)
+        if stage.shapes and torch.rand((), generator=generator) < stage.shapes.share:
+            return self._shaped(group, stage, stage.shapes, seed, generator)
         pick = torch.randint(len(train.values), (stage.config.batch_size,), generator=generator)
         task, values, order = train.task_of[pick], train.values[pick], None
         if self.config.rename_classes and subject.classes is not None:
@@ -202,6 +206,20 @@ class TrainingData:
         if stage.queries:
             queries = subject.queries(task, stage.queries, generator, order)
         return Batch(layout, values, subject.identity(task, order), seed, condition, queries)
+
+    def _shaped(self, group: Group, stage: Stage, config: ShapesConfig, seed: int, generator: torch.Generator) -> Batch:
+        """Tasks of one layout for networks of a shape made at random, of which none was trained."""
+        if not isinstance(group.subject, ImageSubject):
+            raise UsageError("only perceptrons can be made in other shapes", "set behaviour.shapes.share to 0")
+        made = config.like(architecture_of(group.form.layout), generator)
+        told = None if self.words is None else self.words.vectors([family(made).describe(made)])
+        subject = group.subject.shaped(made, told)
+        task, order = torch.randint(len(subject.tasks), (stage.config.batch_size,), generator=generator), None
+        if self.config.rename_classes and subject.classes is not None:
+            order = torch.rand(len(task), subject.classes, generator=generator).argsort(-1)
+        condition = subject.condition(task, self.config.shots, generator, order)
+        queries = subject.queries(task, stage.queries, generator, order)
+        return Batch(layout_of(made), group.train.values[:0], task[:0], seed, condition, queries)
 
     def _mixed_tasks(self, group: Group, config: MixConfig) -> MixedTasks:
         """Tasks of the form of one layout, made from the images of all."""

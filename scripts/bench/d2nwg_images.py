@@ -15,6 +15,7 @@ import functools
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -124,9 +125,10 @@ def train(
     return load_generator(out)
 
 
-def measure_seen(zoo: Zoo, generators: dict[str, Generator], groups: list[Members], seed: int) -> dict[str, Any]:
-    """All data sets that the generators learned from."""
-    result = {}
+def measure_seen(
+    zoo: Zoo, generators: dict[str, Generator], groups: list[Members], seed: int, keep: Callable[[], None], result: Any
+) -> None:
+    """All data sets that the generators learned from; rows that are in the result already stay as they are."""
     for members in groups:
         reference = reference_of(members)
         for name in sorted({str(record.task) for record in members.records}):
@@ -145,12 +147,16 @@ def measure_seen(zoo: Zoo, generators: dict[str, Generator], groups: list[Member
                 "scratch": points.scratch(data.architecture, NETWORKS, seed),
             }
             epochs = (0, 1, 5, 25) if name in LONG else (0, 1)
-            result[name] = run_curves(data, starts, epochs, seed)
-            if name in LONG:
+            known = result.setdefault(name, {})
+            if not (missing := {method: start for method, start in starts.items() if method not in known}):
+                continue
+            found = run_curves(data, missing, epochs, seed)
+            if name in LONG and "scratch" in missing:
                 twice = run_curves(data, {"scratch": starts["scratch"]}, (2 * epochs[-1],), seed)
-                result[name]["scratch"] |= twice["scratch"]
-            log(f"seed {seed} {name}: " + summary(result[name]))
-    return result
+                found["scratch"] |= twice["scratch"]
+            known |= found
+            keep()
+            log(f"seed {seed} {name}: " + summary(found))
 
 
 def measure_unseen(
@@ -231,6 +237,7 @@ def run(
     work: Annotated[Path, typer.Option(help="Folder for generators.")],
     seeds: int = 3,
     draws: int = 3,
+    first_seed: Annotated[int, typer.Option(help="Seeds before it are left out.")] = 0,
     kinds: Annotated[
         str, typer.Option(help="Generators that are measured on the sets they learned from.")
     ] = "mapper,d2nwg",
@@ -245,12 +252,16 @@ def run(
     split(zoo)
     with Zoo.open(zoo) as opened:
         groups = load_groups(opened, "train")
-        for seed in range(seeds):
-            if (RESULTS / f"seen-{seed}.json").is_file():
+        for seed in range(first_seed, seeds):
+            path = RESULTS / f"seen-{seed}.json"
+            found = json.loads(path.read_text()) if path.is_file() else {"curves": {}, "cost": {}}
+            if all(kind in found["cost"] for kind in kinds.split(",")):
                 continue
             made = {k: train(zoo, work, f"{k}-{seed}", f"{k}-images", seed, [], settings) for k in kinds.split(",")}
-            cost = {kind: cost_of(one, opened, groups[0], seed) for kind, one in made.items()}
-            save(f"seen-{seed}", {"curves": measure_seen(opened, made, groups, seed), "cost": cost})
+            keep = functools.partial(save, f"seen-{seed}", found)
+            measure_seen(opened, made, groups, seed, keep, found["curves"])
+            found["cost"] |= {kind: cost_of(one, opened, groups[0], seed) for kind, one in made.items()}
+            keep()
         for together in filter(None, unseen.split(",")):
             left_out = together.split("+")
             if all((RESULTS / f"unseen-{name}.json").is_file() for name in left_out):

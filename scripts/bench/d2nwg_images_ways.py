@@ -40,6 +40,7 @@ COMMON = (
     "behaviour.queries=64",
     "precision=bfloat16",
 )
+BEGUN = ("head=fitted", "start=other", "starts=8", "stages.alignment.steps=0", "stages.alignment.batch_size=24")
 WAYS = {
     "mix": ("stages.behaviour.steps=800", "head=written", "behaviour.mix={share: 1.0}", "behaviour.further.share=0"),
     "head and mix": (
@@ -54,16 +55,23 @@ WAYS = {
         "behaviour.mix={share: 1.0}",
         "behaviour.further={share: 0.5, steps: 4}",
     ),
-    "head, mix and the start of another set": (
-        "stages.alignment.steps=300",
-        "stages.alignment.batch_size=24",
+    "head": ("stages.behaviour.steps=400", "head=fitted", "behaviour.mix.share=0", "behaviour.further.share=0"),
+    "start": (*BEGUN, "stages.behaviour.steps=1", "stages.behaviour.lr=1e-6"),
+    "start of 32": (*BEGUN, "starts=32", "stages.behaviour.steps=1", "stages.behaviour.lr=1e-6"),
+    "start, changed": (*BEGUN, "stages.behaviour.steps=400", "stages.behaviour.lr=0.0003", "behaviour.mix.share=0"),
+    "start, changed, mix": (
+        *BEGUN,
         "stages.behaviour.steps=400",
-        "head=fitted",
-        "start=other",
-        "behaviour.alignment_weight=0.05",
+        "stages.behaviour.lr=0.0003",
         "behaviour.mix={share: 0.7}",
     ),
-    "head": ("stages.behaviour.steps=400", "head=fitted", "behaviour.mix.share=0", "behaviour.further.share=0"),
+    "start, changed, further": (
+        *BEGUN,
+        "stages.behaviour.steps=300",
+        "stages.behaviour.lr=0.0003",
+        "behaviour.mix.share=0",
+        "behaviour.further={share: 1.0, steps: 4}",
+    ),
 }
 
 

@@ -9,6 +9,7 @@ Of every data set, the last networks are for validation. Nothing is chosen on te
 from __future__ import annotations
 
 import json
+import statistics
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,6 +22,7 @@ sys.path[0] = str(ROOT)  # a script beside this one is named like the package
 
 from scripts.bench import d2nwg_images as beside  # noqa: E402
 from scripts.bench._page import put  # noqa: E402
+from scripts.bench.d2nwg_images_render import mean, mean_of  # noqa: E402
 from weightgen import jobs  # noqa: E402
 from weightgen.checkpoint import load_generator, read_history  # noqa: E402
 from weightgen.codecs.vq import VQ  # noqa: E402
@@ -44,32 +46,37 @@ CONTROLS = {
     "other_words": "the words of another set, refined for this one",
     "other_refinement": "the words of this set, refined for another one",
     "other": "written for another set",
-    "start": "the network that lines begin at",
+    "start": "the network that its lines change",
 }
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 @torch.no_grad()
 def starts_of(generator: IGPG, zoo: Zoo, members: Members, names: list[str], name: str, seed: int) -> dict[str, Any]:
-    """Networks by row, those of the controls too; another set is the next one of the same layout."""
+    """Networks by row, those of the controls too; another set is the next one of the same layout.
+
+    The controls change the network that is begun at for this set, so that they differ in words and refinement only;
+    what is written for another set changes the network of that set.
+    """
     layout, tokenizer = members.layout, generator.problem.tokenizer
     other = names[(names.index(name) + 1) % len(names)]
     found: dict[str, list[dict[str, torch.Tensor]]] = {}
     for i in range(beside.NETWORKS):
         drawn = seed * 100 + i
-        one, two = (generator.conditioner(Condition(beside.support(zoo, n, drawn))) for n in (name, other))
+        own, away = (Condition(beside.support(zoo, n, drawn)) for n in (name, other))
+        one, two = generator.conditioner(own), generator.conditioner(away)
+        here, there = generator.start(own, layout), generator.start(away, layout)
         line = generator.line(layout)
         uniform = torch.rand(1, len(line), generator=torch.Generator().manual_seed(drawn))
         words, strange = (generator.prior.write(line, told, uniform, generator.config.sampling) for told in (one, two))
-        told_of = {"igpg": (words, one), "words": (words, None)}
+        told_of = {"igpg": (words, one, here), "words": (words, None, here)}
         if other != name:
-            told_of |= {"other_words": (strange, one), "other_refinement": (words, two), "other": (strange, two)}
-        for key, (said, told) in told_of.items():
-            found.setdefault(key, []).append(tokenizer.tensors(generator.read(said, layout, told), layout))
-    frame = generator.frame(layout)
-    nothing = torch.zeros(1, len(frame) * generator.codec.sub_vectors, generator.config.codec.group)
-    begun = generator.codec.decode_vectors(nothing, frame.mask, frame.position)
-    found["start"] = [tokenizer.tensors(begun, layout)]
+            told_of |= {"other_words": (strange, one, here), "other_refinement": (words, two, here)}
+            told_of["other"] = (strange, two, there)
+        for key, said in told_of.items():
+            found.setdefault(key, []).append(tokenizer.tensors(generator.read(said[0], layout, *said[1:]), layout))
+        if here is not None:
+            found.setdefault("start", []).append(tokenizer.tensors(here, layout))
     return {key: {k: torch.cat([n[k] for n in nets]) for k in nets[0]} for key, nets in found.items()}
 
 
@@ -162,74 +169,110 @@ def run(
                 keep()
 
 
-def _cell(curves: dict[str, Any], method: str, epoch: str) -> str:
-    values = curves.get(method, {}).get(epoch)
-    return "" if not values else f"{100 * sum(values) / len(values):.1f}"
+def _runs() -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in sorted(RESULTS.glob("seen-*.json"))]
+
+
+def _codec(runs: list[dict[str, Any]], name: str, key: str) -> str:
+    return f"{100 * statistics.mean(run['codec']['sets'][name][key] for run in runs):.1f}"
+
+
+def _head(runs: list[dict[str, Any]]) -> list[str]:
+    """How it was done and what it took."""
+    cost = runs[0]["cost"]
+    seconds = statistics.mean(run["seconds"] for run in runs)
+    one, many = (statistics.median(run["cost"][key] for run in runs) for key in ("seconds_1", "seconds_128"))
+    changes = {" ".join(run["changes"]) for run in runs} - {""}
+    return [
+        "## IGPG: tiny CNNs on real image sets",
+        "",
+        "Made by `python scripts/bench/igpg_images.py render` from `docs/results/igpg_images`; "
+        f"{len(runs)} run(s), ± between them (own training of the generator, own draws). Zoo of "
+        f"`configs/cnn-images.yaml`, accuracy on test images in %, {beside.NETWORKS} networks a method and run, each "
+        f"written from {beside.SHOTS} validation images a class. A line has "
+        f"{' or '.join(map(str, runs[0]['words']))} words.",
+        *(f"The config was changed: `{one}`." for one in sorted(changes)),
+        f"Training took {seconds:.0f} s on a shared processor core; the generator has {cost['parameters']:,} "
+        f"parameters. One network takes {one:.2f} s, 128 take {many:.1f} s. Rows of D2NWG, the mapper and random "
+        "initialisations are those of the section above: the same test images, batches and settings, on the same zoo.",
+    ]
+
+
+def _verdict(runs: list[dict[str, Any]]) -> list[str]:
+    """What the tables say."""
+
+    def value(part: str, name: str, method: str, epoch: str = "0") -> float:
+        return 100 * mean([run[part][name] for run in runs], method, epoch)
+
+    names = sorted(runs[0]["curves"])
+    above = [name for name in names if value("curves", name, "igpg") >= value("curves", name, "member")]
+    gaps = {name: value("curves", name, "igpg") - value("controls", name, "start") for name in names}
+    return [
+        "",
+        f"Without training IGPG is at or above a network of the zoo on {len(above)} of {len(names)} sets "
+        f"({', '.join(above) or 'none'}). Printed for MNIST, on another zoo: IGPG 83.2 without training, 94.5 after 25 "
+        "epochs. Lines change the best network, by validation images, of the set whose network does best on the given "
+        "images. A row above says something about what is written only where it is above this start: "
+        + ", ".join(f"{name} {gap:+.1f}" for name, gap in gaps.items())
+        + f"; on average {statistics.mean(gaps.values()):+.1f}.",
+    ]
+
+
+def _earlier(runs: list[dict[str, Any]]) -> list[str]:
+    """What a start for every set is worth."""
+    path = RESULTS / "one-start-0.json"
+    if not path.is_file():
+        return []
+    old = json.loads(path.read_text())["curves"]
+    rows = []
+    for name in sorted(old):
+        now = mean_of([run["curves"][name] for run in runs], "igpg", "0")
+        rows.append(f"{name} {mean_of([old[name]], 'igpg', '0')} (now {now})")
+    return ["", f"An earlier training, one seed, whose lines all changed one network of a layout: {', '.join(rows)}."]
 
 
 @app.command()
 def render() -> None:
     """Write the section of docs/results.md."""
-    paths = sorted(RESULTS.glob("seen-*.json"))
-    if not paths:
+    if not (runs := _runs()):
         raise SystemExit("error: there are no results; remedy: python scripts/bench/igpg_images.py run")
-    (one,) = [json.loads(path.read_text()) for path in paths]
-    rivals: dict[str, Any] = {}
-    known = beside.RESULTS / "seen-0.json"
-    if known.is_file():
-        rivals = json.loads(known.read_text())["curves"]
-    cost, codec = one["cost"], one["codec"]
+    paths = sorted(beside.RESULTS.glob("seen-*.json"))
+    rivals = [json.loads(path.read_text())["curves"] for path in paths]
     lines = [
-        "## IGPG: tiny CNNs on real image sets",
-        "",
-        "Made by `python scripts/bench/igpg_images.py render` from `docs/results/igpg_images`; one run. Zoo of",
-        f"`configs/cnn-images.yaml`, accuracy on test images in %, {beside.NETWORKS} networks a method, each written",
-        f"from {beside.SHOTS} validation images a class. A line has {' or '.join(map(str, one['words']))} words.",
-        *(
-            [
-                f"The config was changed: `{' '.join(one['changes'])}`. That is no fair match for the rows of D2NWG",
-                "and the mapper, which were trained as configured.",
-            ]
-            if one["changes"]
-            else []
-        ),
-        f"Training took {one['seconds']:.0f} s on a shared processor core; the generator has {cost['parameters']:,}",
-        f"parameters. One network takes {cost['seconds_1']:.2f} s, 128 take {cost['seconds_128']:.1f} s. Rows of",
-        "D2NWG, the mapper and random initialisations are those of the section above: the same test images, batches",
-        "and settings, on a zoo of the same recipe.",
+        *_head(runs),
         "",
         "| set | start | epoch 0 | epoch 1 | epoch 5 | epoch 25 |",
         "|---|---|---|---|---|---|",
     ]
-    for name, curves in sorted(one["curves"].items()):
-        joined = {**{key: rivals.get(name, {}).get(key, {}) for key in ("d2nwg", "mapper", "scratch")}, **curves}
+    for name in sorted(runs[0]["curves"]):
+        own = [run["curves"][name] for run in runs]
+        others = [run[name] for run in rivals if name in run]
         for method, what in {**ROWS, "d2nwg": "D2NWG", "mapper": "mapper"}.items():
-            if joined.get(method):
-                cells = " | ".join(_cell(joined, method, str(epoch)) for epoch in EPOCHS)
+            rows = own if method in ("igpg", "member") else others
+            if any(method in run for run in rows):
+                cells = " | ".join(mean_of(rows, method, str(epoch)) for epoch in EPOCHS)
                 lines.append(f"| {name} | {what} | {cells} |")
-    above = [n for n, c in one["curves"].items() if float(_cell(c, "igpg", "0")) >= float(_cell(c, "member", "0"))]
     lines += [
-        "",
-        f"Without training IGPG is at or above a network of the zoo on {len(above)} of {len(one['curves'])} sets"
-        f" ({', '.join(sorted(above)) or 'none'}).",
-        "Printed for MNIST, on another zoo: IGPG 83.2 without training, 94.5 after 25 epochs. Lines begin at one",
-        "network of the zoo, which was trained on one of the sets. A row above says something about the generator only",
-        "where it is above this start, in the table below.",
+        *_verdict(runs),
+        *_earlier(runs),
         "",
         "What words and refinement do, without training:",
         "",
         f"| set | as written | {' | '.join(CONTROLS.values())} | a validation network | the same, after the codec |",
         f"|---|---|{'---|' * len(CONTROLS)}---|---|",
     ]
-    for name, curves in sorted(one["curves"].items()):
-        controls = " | ".join(_cell(one["controls"][name], key, "0") for key in CONTROLS)
-        before, after = (f"{100 * codec['sets'][name][key]:.1f}" for key in ("before", "after"))
-        lines.append(f"| {name} | {_cell(curves, 'igpg', '0')} | {controls} | {before} | {after} |")
+    for name in sorted(runs[0]["curves"]):
+        controls = " | ".join(mean_of([run["controls"][name] for run in runs], key, "0") for key in CONTROLS)
+        written = mean_of([run["curves"][name] for run in runs], "igpg", "0")
+        lines.append(
+            f"| {name} | {written} | {controls} | {_codec(runs, name, 'before')} | {_codec(runs, name, 'after')} |"
+        )
+    bits = runs[0]["codec"]["bits_a_weight"]
     lines += [
         "",
-        f"The codec has {codec['bits_a_weight']:.2f} bits a weight. Networks of independent starts do not compress, so",
-        "what it returns for networks that it was not fitted to is as the last column says; the generator's words are",
-        "learned from the task loss and are no description of the zoo.",
+        f"The codec has {bits:.2f} bits a weight. Networks of independent starts do not compress, so what it returns "
+        "for networks that it was not fitted to is as the last column says; the generator's words are learned from the "
+        "task loss and are no description of the zoo.",
     ]
     put("igpg_images", "\n".join(lines))
 

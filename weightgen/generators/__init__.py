@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from weightgen.augment import AugmentConfig
 from weightgen.generators.problem import Frame, Problem, TokenSet
 from weightgen.mix import MixConfig
+from weightgen.shapes import ShapesConfig
 from weightgen.types import Batch, Condition, LabelledTexts, Loss
 from zoo.build.encoder import TextEncoder
 from zoo.config import StrictConfig
@@ -79,6 +80,7 @@ class Stage:
         condition: whether batches need conditions.
         queries: labelled examples a task that batches need for a behavioural loss.
         mix: which batches are of tasks made at random, without trained networks.
+        shapes: which batches are of networks of shapes made at random.
         judged_by: ``"reconstruct"`` or ``"sample"``: which ability validation measures after the stage.
     """
 
@@ -89,6 +91,7 @@ class Stage:
     condition: bool = False
     queries: int = 0
     mix: MixConfig | None = None
+    shapes: ShapesConfig | None = None
     judged_by: str = "sample"
 
 

@@ -29,6 +29,7 @@ from weightgen.generators.problem import Frame, Problem, TokenSet
 from weightgen.generators.refine import RefineConfig, Refinement
 from weightgen.generators.starts import Starts
 from weightgen.nn import check_heads
+from weightgen.shapes import ShapesConfig
 from weightgen.types import Batch, Condition, Loss
 from zoo.config import StrictConfig
 from zoo.errors import UsageError
@@ -44,6 +45,7 @@ class BehaviourConfig(StrictConfig):
     passes: int = Field(default=1, ge=1, description="drafts before the words that are judged")
     softness: float = Field(default=1.0, gt=0, description="temperature of the probabilities that the gradient goes to")
     share: float = Field(default=0.25, gt=0, le=1, description="of the trained networks for the cross-entropy")
+    shapes: ShapesConfig = ShapesConfig()
 
 
 class StagesConfig(StrictConfig):
@@ -85,6 +87,8 @@ class IGPGConfig(GeneratorConfig):
             )
         if self.start == "task" and self.rename_classes:
             raise ValueError("networks to start at have their classes in one order: set rename_classes to false")
+        if self.start == "task" and self.behaviour.shapes.share:
+            raise ValueError("shapes made at random have no network to start at: set behaviour.shapes.share to 0")
         if self.start == "task" and "examples" not in self.conditioner.parts:
             raise ValueError("labelled examples say which network to start at: add examples to conditioner.parts")
         return self
@@ -144,6 +148,7 @@ class IGPG(AnnouncingGenerator):
                 refined,
                 condition=True,
                 queries=self.config.behaviour.queries,
+                shapes=self.config.behaviour.shapes,
             ),
             *self.announce_stages(stages.announce),
         )
@@ -341,16 +346,20 @@ class IGPG(AnnouncingGenerator):
         Drafts are drawn all words at once, each after the draft before, the first after a trained network; with the
         same random numbers this comes ever closer to what is written word by word. The gradient goes straight through
         the words of the last one to the mean of what words stand for under the probabilities they were drawn from.
+        Where no network was trained, the first draft comes after the mean network, one pass earlier.
         """
         assert batch.queries is not None
         config, sampling, generator = self.config.behaviour, self.config.sampling, batch.generator()
         condition = self._condition(batch, generator)
         line, start = self.line(batch.layout), self._training_start(batch, generator)
-        words = self.words(batch.values, batch.layout, start)
+        known = len(batch.values) > 0
+        frame = self.frame(batch.layout)
+        middle = self.codec.normal(frame.position)[0].expand(len(condition.tokens), -1, -1)
+        words = self.words(batch.values if known else middle, batch.layout, start)
         uniform = torch.rand(words.shape, generator=generator).to(words.device)
         draft = words
         with torch.no_grad():
-            for _ in range(config.passes):
+            for _ in range(config.passes if known else config.passes + 1):
                 draft = draw(self.prior(draft, line, condition) / sampling.temperature, uniform)
         logits = self.prior(draft, line, condition)
         meaning = self.prior.meaning
@@ -359,8 +368,8 @@ class IGPG(AnnouncingGenerator):
         vectors = meaning[words_drawn] + mean - mean.detach()
         values = self._decode(self._refined(vectors, words_drawn, line, condition), batch.layout, line, start)
         task = batch.queries.loss(self.problem.tokenizer.tensors(values, batch.layout)).mean()
-        if not config.prior_weight:
-            return Loss(task, {"task": task})
+        if not config.prior_weight or not known:
+            return Loss(task, {"task" if known else "made": task})
         some = slice(math.ceil(config.share * len(words)))
         part = ConditionTokens(condition.tokens[some], condition.mask[some], condition.classes)
         nats = F.cross_entropy(self.prior(words[some], line, part).flatten(0, 1), words[some].flatten())

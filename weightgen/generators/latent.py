@@ -26,6 +26,7 @@ from weightgen.generators.problem import Frame, Problem, TokenSet
 from weightgen.generators.starts import Starts
 from weightgen.mix import MixConfig
 from weightgen.nn import check_heads
+from weightgen.shapes import ShapesConfig
 from weightgen.types import Batch, Condition, Loss, Queries
 from zoo.config import StrictConfig
 from zoo.networks import architecture_of
@@ -40,6 +41,7 @@ class BehaviourConfig(StrictConfig):
     reconstruction_weight: float = Field(default=0.3, ge=0)
     alignment_weight: float = Field(default=0.0, ge=0, description="of the contrastive loss; it chooses starts")
     mix: MixConfig = MixConfig()
+    shapes: ShapesConfig = ShapesConfig()
     further: FurtherConfig = FurtherConfig()
 
 
@@ -73,6 +75,8 @@ class LatentConfig(GeneratorConfig):
             raise ValueError("networks to start at have their classes in one order: set rename_classes to false")
         if self.start == "task" and self.behaviour.mix.share:
             raise ValueError("tasks made at random have no network of their own: set behaviour.mix.share to 0")
+        if self.start != "codec" and self.behaviour.shapes.share:
+            raise ValueError("shapes made at random have no network to start at: set behaviour.shapes.share to 0")
         if self.start == "other" and self.head != "fitted":
             raise ValueError("output layers of other tasks are of no use: set head to fitted")
         return self
@@ -148,6 +152,7 @@ class LatentGenerator(Generator):
                 condition=True,
                 queries=behaviour.queries + behaviour.further.examples,
                 mix=behaviour.mix,
+                shapes=behaviour.shapes,
             ),
         )
 
@@ -247,7 +252,7 @@ class LatentGenerator(Generator):
         tensors = self._with_head(tensors, batch.condition, batch.layout)
         task = self._task_loss(tensors, batch.queries, generator)
         if not len(batch.values):
-            return Loss(task, {"mixed": task})
+            return Loss(task, {"made": task})
         total, parts = task, {"task": task}
         known = self.latents(batch.values, batch.layout) if config.method_weight or config.alignment_weight else None
         if config.method_weight and known is not None:

@@ -76,6 +76,18 @@ class ImageSubject(Subject):
         """All tasks have the same number of them."""
         return self.bank.classes.shape[1]
 
+    def shaped(self, architecture: Architecture, told: Float[Tensor, "1 e"] | None) -> ImageSubject:
+        """The same tasks for networks of another architecture.
+
+        Args:
+            architecture: with the same inputs and outputs.
+            told: what it is called, as a vector, if tasks are known in words.
+        """
+        words = self._words
+        if words is not None and told is not None:
+            words = {name: {**known, "architecture": told} for name, known in words.items()}
+        return ImageSubject(architecture, self.bank, self.tasks, vary=self._vary, words=words)
+
     def condition(
         self,
         tasks: Int[Tensor, " b"],
