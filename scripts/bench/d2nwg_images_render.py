@@ -276,6 +276,8 @@ def write() -> None:
         f"images in %, {NETWORKS} networks a method and run, {len(seen)} run(s), ± between them (own training of the",
         f"generator, own draws). A network is generated from {SHOTS} validation images a class; training afterwards",
         "uses all training images, the same batches and settings for all starts. The CIFAR-10 copy is lossy.",
+        "The zoo was built twice from one recipe; rounding differs between machines. Means, kernel densities and",
+        "Gaussians of the first two runs are of the first zoo, all other rows of the second.",
     ]
     if seen:
         lines += ["", *(costs(kind, [one["cost"][kind] for one in seen]) for kind in seen[0]["cost"])]
