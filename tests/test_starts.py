@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from tests.fixtures import tiny_config
 from weightgen.checkpoint import load_generator
+from weightgen.generate_jobs import generate
 from weightgen.generators.head import FittedHead
 from weightgen.generators.igpg import IGPG
 from weightgen.generators.latent import LatentGenerator
@@ -18,6 +20,7 @@ from weightgen.generators.starts import Starts
 from weightgen.subjects.images import ImageSubject
 from weightgen.train import train_generator
 from weightgen.training_data import TrainingData
+from zoo import kinds
 from zoo.architectures import family
 from zoo.datasets import Examples
 from zoo.errors import UsageError
@@ -246,3 +249,26 @@ def test_igpg_learns_changes_of_the_own_start(tiny_zoo: Path, tmp_path: Path) ->
 def test_igpg_refuses_settings_without_a_network_to_start_at(override: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         tiny_config("igpg", *IGPG_SETTINGS, override)
+
+
+def test_networks_for_more_classes_than_the_zoo_has(tiny_zoo: Path, tmp_path: Path) -> None:
+    """Bodies of networks of two digits, with output layers fitted to three."""
+    config = tiny_config("d2nwg", "start=other", "head=fitted", "rename_classes=false")
+    with Zoo.open(tiny_zoo) as zoo:
+        train_generator(config, zoo, tmp_path / "made")
+        data = next(zoo.dataset(task.dataset) for task in zoo.tasks())
+    rows = torch.cat([(data["y"] == c).nonzero().flatten()[:20] for c in range(3)])
+    np.savez(tmp_path / "three.npz", x=data["x"][rows].numpy(), y=data["y"][rows].numpy())
+    generate(tmp_path / "made", tmp_path / "three.npz", tmp_path / "out")
+    found = kinds.read(tmp_path / "out" / "network-000.safetensors").weights
+    architecture = {"family": "mlp", "sizes": [64, 4, 3], "activation": "tanh"}
+    assert {spec.name: spec.shape for spec in found.layout.tensors} == {
+        spec.name: spec.shape for spec in layout_of(architecture).tensors
+    }
+    tensors = {name: value[None] for name, value in found.tensors.items()}
+    right = logits_many(architecture, tensors, data["x"][rows][None].float())[0].argmax(-1) == data["y"][rows]
+    assert right.float().mean() > 0.7
+    with Zoo.open(tiny_zoo) as zoo:
+        train_generator(tiny_config("d2nwg"), zoo, tmp_path / "written")
+    with pytest.raises(UsageError, match="labels go up to 2"):
+        generate(tmp_path / "written", tmp_path / "three.npz", tmp_path / "none")

@@ -68,6 +68,10 @@ def _learned(generator: Generator, x: Tensor, y: Tensor, path: Path) -> Layout:
         raise _wrong_shape(generator, x, path)
     classes = [_classes(form.layout) for form in taken]
     count = int(y.max()) + 1
+    if count not in classes and generator.any_classes:
+        made = {one.fingerprint: one for form in taken if (one := _of_classes(form.layout, count)) is not None}
+        if len(made) == 1:
+            return next(iter(made.values()))
     if count not in classes:
         known = ", ".join(map(str, sorted(set(classes))))
         raise UsageError(
@@ -80,6 +84,14 @@ def _learned(generator: Generator, x: Tensor, y: Tensor, path: Path) -> Layout:
             "say which one with --architecture, or with --instruction if it was trained on instructions",
         )
     return taken[classes.index(count)].layout
+
+
+def _of_classes(layout: Layout, count: int) -> Layout | None:
+    """The same network with another number of outputs; ``None`` for families that do not say theirs."""
+    architecture = architecture_of(layout)
+    if architecture["family"] == "mlp":
+        return layout_of({**architecture, "sizes": [*architecture["sizes"][:-1], count]})
+    return layout_of({**architecture, "classes": count}) if "classes" in architecture else None
 
 
 def _wrong_shape(generator: Generator, x: Tensor, path: Path) -> UsageError:

@@ -193,6 +193,11 @@ class Generator(nn.Module, abc.ABC):
             raise UsageError(f"the generator writes {len(forms)} layouts", "name the one that is wanted")
         return forms[0].layout
 
+    @property
+    def any_classes(self) -> bool:
+        """Whether output layers are made for each task, so that networks of any number of classes can be written."""
+        return False
+
     def writes(self, layout: Layout) -> bool:
         """Whether networks of a layout can be written.
 

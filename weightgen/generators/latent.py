@@ -115,6 +115,11 @@ class LatentGenerator(Generator):
         self.register_buffer("latent_std", torch.ones(config.codec.latent))
 
     @property
+    def any_classes(self) -> bool:
+        """If output layers are fitted."""
+        return self.head is not None
+
+    @property
     @abc.abstractmethod
     def finder(self) -> nn.Module:
         """The network that finds latents."""
