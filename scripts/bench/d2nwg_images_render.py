@@ -95,7 +95,7 @@ def starts(seen: list[dict]) -> list[str]:
         "",
         "Earlier trainings (one seed, 3,000 steps) began at one network, of the layout that most networks have, so "
         "that colour images and sets of five classes began at pieces of it; then at one network of every layout; then "
-        "(two seeds, 2,400 steps at three times the rate) at the best network of the set that is nearest in the "
+        "(two seeds, 2,400 steps at ten times the rate) at the best network of the set that is nearest in the "
         "contrastive space, with images shifted and noisy while training. Without training, accuracy in %:",
         "",
         "| set | mapper, one start | D2NWG, one start | a start for every layout | for every set, images varied | now "

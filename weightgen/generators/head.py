@@ -74,7 +74,8 @@ class FittedHead(nn.Module):
         folds, total = min(folds, mask.shape[2]), features.new_zeros(len(features))
         for fold in range(folds):
             judged = mask & (number % folds == fold)
-            rows, offsets = self._layer(features, mask & ~judged if folds > 1 else mask, tensors[weight], tensors[bias])
+            fitted = mask & ~judged if folds > 1 else mask
+            rows, offsets = self._layer(features, fitted, tensors[weight], tensors[bias])
             logits = torch.einsum("bcnh,bkh->bcnk", features, rows) + offsets[:, None, None]
             right = logits.log_softmax(-1).diagonal(dim1=1, dim2=3)  # b n c
             total = total - (right * judged.mT).sum((1, 2))

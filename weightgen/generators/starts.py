@@ -57,14 +57,15 @@ class Starts(nn.Module):
 
     def known(self, layout: Layout) -> tuple[Float[Tensor, "k t d"], Int[Tensor, " k"]]:
         """Tokens of the networks that serve a layout, and the numbers of their tasks; perhaps none."""
-        values, tasks = [self.get_buffer("values_0")[:0]], [self.get_buffer("tasks_0")[:0]]
+        values, tasks = [], []
         for i, own in enumerate(self._frames):
             moved = self._moved(self.get_buffer(f"values_{i}"), own, layout)
             if moved is not None and len(moved):
                 values.append(moved)
                 tasks.append(self.get_buffer(f"tasks_{i}"))
-        found = values[1:] or values
-        return torch.cat(found), torch.cat(tasks)
+        if not values:
+            return self.get_buffer("values_0")[:0], self.get_buffer("tasks_0")[:0]
+        return torch.cat(values), torch.cat(tasks)
 
     def _moved(self, values: Float[Tensor, "k t d"], own: Frame, layout: Layout) -> Float[Tensor, "k s d"] | None:
         """Tokens of one layout as those of another; ``None`` if it is another in more than outputs, or must not be."""
@@ -128,11 +129,7 @@ class Starts(nn.Module):
         tensors, architecture = self._tokenizer.tensors(known, layout), architecture_of(layout)
         chosen: list[int] = []
         for i in range(len(examples.mask)):
-            if (
-                i
-                and torch.equal(examples.mask[i], examples.mask[i - 1])
-                and torch.equal(examples.x[i], examples.x[i - 1])
-            ):
+            if i and all(torch.equal(part[i], part[i - 1]) for part in (examples.mask, examples.x)):
                 chosen.append(chosen[-1])
                 continue
             if head is None:
