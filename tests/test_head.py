@@ -109,13 +109,17 @@ def zoo(tiny_zoo: Path) -> Iterator[Zoo]:
         yield opened
 
 
-def test_a_generator_fits_the_heads_of_what_it_writes(zoo: Zoo, tiny_generator: Path, tmp_path: Path) -> None:
-    config = tiny_config("d2nwg", "head=fitted", "behaviour={queries: 8}")
+@pytest.mark.parametrize("name", ["d2nwg", "igpg"])
+def test_a_generator_fits_the_heads_of_what_it_writes(
+    name: str, zoo: Zoo, tiny_generator: Path, tmp_path: Path
+) -> None:
+    config = tiny_config(name, "head=fitted", "behaviour={queries: 8}")
     history = train_generator(config, zoo, tmp_path / "g")
     reached, without = (one["stages"]["behaviour"]["val_accuracy"] for one in (history, read_history(tiny_generator)))
     assert reached > without + 0.1, "hardly trained, it has only the examples to go by"
     generator = load_generator(tmp_path / "g")
-    assert generator.head is not None
+    assert isinstance(generator.head, FittedHead)
+    assert generator.any_classes
     assert generator.head.own.item() != 0, "it learns with the rest"
     bank = bank_of(zoo, zoo.tasks("val"), 1)
     layout = generator.problem.forms[0].layout

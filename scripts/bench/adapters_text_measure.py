@@ -4,7 +4,8 @@
     weightgen train configs/prototype-lora.yaml --zoo DIR --out DIR    (likewise mapper-, d2nwg- and igpg-lora, on a
                                                                         zoo of one shared start: --seeds 0)
     python scripts/bench/adapters_text_choose.py ...                   (strengths, on the validation tasks)
-    python scripts/bench/adapters_text_measure.py run --tasks DIR --generators prototype=DIR mapper=DIR d2nwg=DIR ...
+    python scripts/bench/adapters_text_measure.py run --tasks DIR --out docs/results/adapters_text/product-SEED.json \\
+        --generators prototype=DIR mapper=DIR d2nwg=DIR ...
 
 The zoo holds training and validation tasks only. Encoders run in bfloat16. ``adapters_text.py`` renders the result.
 """
@@ -203,7 +204,7 @@ def main() -> None:
     parser.add_argument("--seeds", default="*", help="adapters of these seeds only")
     parser.add_argument("--generators", nargs="*", default=[], metavar="NAME=DIR")
     parser.add_argument("--rows", nargs="*", default=ROWS, choices=ROWS, help="how generators are asked, see ROWS")
-    parser.add_argument("--out", type=Path, default=RESULTS / "product.json")
+    parser.add_argument("--out", type=Path, default=RESULTS / "product-0.json")
     given = parser.parse_args()
     if given.what == "zoo":
         make_zoo(given.tasks, given.adapters, given.zoo, given.seeds)

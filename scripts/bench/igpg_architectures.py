@@ -11,28 +11,36 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from weightgen.generators import Generator
     from zoo.build.vectorised import TrainingConfig
-    from zoo.datasets import ExampleBank, Examples, Members
+    from zoo.datasets import Examples, Members
     from zoo.zoo import Zoo
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[0] = str(ROOT)  # a script beside this one may be named like a package
+from scripts.bench._held_out import (  # noqa: E402
+    Method,
+    Networks,
+    Tasks,
+    accuracy,
+    mean,
+    members_of,
+    nearest_tasks,
+    rows,
+    tasks_of,
+    trained,
+    written,
+)
 from scripts.bench._page import put  # noqa: E402
 from scripts.bench._resize import nearest_shape, resized  # noqa: E402
 
 RESULTS = ROOT / "docs" / "results" / "igpg_architectures"
-RATES = (0.003, 0.01, 0.03)
 SHAPES: Mapping[str, tuple[list[int], str]] = {
     "16": ([16], "in the zoo"),
     "16-16": ([16, 16], "in the zoo"),
@@ -41,6 +49,9 @@ SHAPES: Mapping[str, tuple[list[int], str]] = {
     "20-20": ([20, 20], "new width at this depth"),
     "16-16-16": ([16, 16, 16], "new depth, beyond"),
     "20-20-20": ([20, 20, 20], "new depth and width"),
+}
+WANTED: Mapping[str, Mapping[str, Any]] = {
+    label: {"family": "mlp", "sizes": [64, *hidden, 5], "activation": "tanh"} for label, (hidden, _) in SHAPES.items()
 }
 GENERATORS = {"IGPG": "igpg-mlps", "D2NWG": "d2nwg-digits"}
 TEMPLATE = """## IGPG: shapes that no network of the zoo has
@@ -61,143 +72,31 @@ Of {new} shapes that are new, after one epoch: {said}.
 """
 NEIGHBOUR, FULL = "nearest shape, resized", "trained in full"
 app = typer.Typer(add_completion=False, no_args_is_help=True)
-Networks = Mapping[str, "Tensor"]
-Method = Callable[[list[int], "Examples", int], Networks]
-"""From hidden layers, what is known of tasks, and a seed, to one network a task."""
-
-
-@dataclass(frozen=True, eq=False)
-class Tasks:
-    """Tasks that no network was trained on.
-
-    Attributes:
-        examples: what methods are told.
-        train: images for the epoch of training.
-        judge: images that accuracy is measured on.
-    """
-
-    examples: Examples
-    train: ExampleBank
-    judge: ExampleBank
-
-
-def _tasks(zoo: Zoo, split: str, shots: int) -> Tasks:
-    import torch
-
-    from zoo.datasets import bank_of
-    from zoo.seeds import seed_of
-    from zoo.tasks import TEST, TRAIN, VAL
-
-    tasks = sorted(zoo.tasks(split=split), key=lambda task: task.name)
-    rng = torch.Generator().manual_seed(seed_of("evaluation", 0))
-    held = split == "test"
-    told = bank_of(zoo, tasks, VAL) if held else bank_of(zoo, tasks, VAL, half=0)
-    judge = bank_of(zoo, tasks, TEST) if held else bank_of(zoo, tasks, VAL, half=1)
-    return Tasks(told.support(torch.arange(len(tasks)), shots, rng), bank_of(zoo, tasks, TRAIN), judge)
-
-
-def _architecture(hidden: Sequence[int]) -> dict[str, Any]:
-    return {"family": "mlp", "sizes": [64, *hidden, 5], "activation": "tanh"}
-
-
-def _accuracy(architecture: Mapping[str, Any], networks: Networks, bank: ExampleBank) -> list[float]:
-    import torch
-
-    from zoo.networks import logits_many
-
-    found = []
-    with torch.no_grad():
-        for task in range(len(bank.tasks)):
-            x, y = bank.all(task)
-            one = {name: value[task : task + 1] for name, value in networks.items()}
-            found.append((logits_many(architecture, one, x[None]).argmax(-1) == y).float().mean().item())
-    return found
-
-
-def _trained(
-    architecture: Mapping[str, Any], starts: Networks, tasks: Tasks, training: TrainingConfig, epochs: int
-) -> Networks:
-    from zoo.build.vectorised import train_stages
-
-    data = [tasks.train.all(task) for task in range(len(tasks.train.tasks))]
-    steps = max(1, round(sum(len(y) for _, y in data) / len(data) / training.batch_size))
-    inputs, targets = [x for x, _ in data], [y for _, y in data]
-    seeds = list(range(len(data)))
-    stages = train_stages(architecture, inputs, targets, seeds, training, total=epochs * steps, starts=starts)
-    return list(stages)[-1][1]
 
 
 def _neighbours(groups: Sequence[Members], zoo: Zoo, shots: int) -> Method:
     """Networks of the task with the nearest class means, of the nearest shape, resized."""
-    import torch
-
-    from weightgen.evaluation.baselines import class_means
-    from zoo.datasets import bank_of
     from zoo.networks import architecture_of
-    from zoo.tasks import TRAIN
 
     by_shape = {tuple(architecture_of(one.layout)["sizes"][1:-1]): one for one in groups}
-    tasks = sorted(zoo.tasks(split="train"), key=lambda task: task.name)
-    rng = torch.Generator().manual_seed(0)
-    keys = class_means(bank_of(zoo, tasks, TRAIN).support(torch.arange(len(tasks)), shots, rng))
+    nearest = nearest_tasks(zoo, shots)
 
-    def make(hidden: list[int], examples: Examples, seed: int) -> Networks:
+    def make(architecture: Mapping[str, Any], examples: Examples, seed: int) -> Networks:
+        hidden = architecture["sizes"][1:-1]
         have = nearest_shape(hidden, list(by_shape))
-        members = by_shape[tuple(have)]
-        place = {record.task: i for i, record in enumerate(members.records)}
-        chosen = [place[tasks[i].name] for i in torch.cdist(class_means(examples), keys).argmin(-1).tolist()]
-        return resized({name: value[chosen] for name, value in members.tensors.items()}, have, hidden, seed)
+        return resized(members_of(by_shape[tuple(have)], nearest(examples)), have, hidden, seed)
 
     return make
-
-
-def _written(generator: Generator) -> Method:
-    import torch
-
-    from weightgen.types import Condition, Vectors
-    from zoo.architectures import family
-    from zoo.build.encoder import EncoderConfig, TextEncoder
-    from zoo.kinds.dense import layout_of
-
-    name = generator.problem.text_encoder
-    encoder = None if name is None else TextEncoder(EncoderConfig(name=name))
-
-    def make(hidden: list[int], examples: Examples, seed: int) -> Networks:
-        architecture, condition = _architecture(hidden), Condition(examples)
-        if encoder is not None:
-            said = encoder.encode([family(architecture).describe(architecture)]).expand(len(condition), 1, -1)
-            condition = Condition(examples, architecture=Vectors(said, torch.ones(len(condition), 1).bool()))
-        found = generator.networks(condition, layout_of(architecture), seed)
-        return {name: value[:, 0].contiguous() for name, value in found.items()}
-
-    return make
-
-
-def _rows(make: Method, val: Tasks, test: Tasks, training: TrainingConfig, seed: int) -> dict[str, Any]:
-    """Accuracy of one method on every shape, before and after an epoch; its rate is chosen on validation tasks."""
-    rows: dict[str, Any] = {}
-    for label, (hidden, _) in SHAPES.items():
-        architecture, found, rates = _architecture(hidden), make(hidden, val.examples, seed + 1), {}
-        for rate in RATES:
-            trained = _trained(architecture, found, val, training.model_copy(update={"lr": rate}), 1)
-            rates[rate] = _mean(_accuracy(architecture, trained, val.judge))
-        rate = max(rates, key=lambda one: rates[one])
-        start = make(hidden, test.examples, seed)
-        after = _trained(architecture, start, test, training.model_copy(update={"lr": rate}), 1)
-        epochs = {str(i): _accuracy(architecture, one, test.judge) for i, one in enumerate((start, after))}
-        rows[label] = {"rate": rate, **epochs}
-        print(label, [round(_mean(scores), 4) for scores in epochs.values()], file=sys.stderr, flush=True)
-    return rows
 
 
 def _in_full(make: Method, test: Tasks, training: TrainingConfig) -> dict[str, Any]:
     """Networks of every shape that are trained on the held-out tasks as those of the zoo were on theirs."""
-    rows = {}
-    for label, (hidden, _) in SHAPES.items():
-        architecture, start = _architecture(hidden), make(hidden, test.examples, 0)
-        full = _trained(architecture, start, test, training, training.epochs)
-        rows[label] = {"rate": training.lr, "0": _accuracy(architecture, full, test.judge)}
-    return rows
+    found = {}
+    for label, architecture in WANTED.items():
+        start = make(architecture, test.examples, 0)
+        full = trained(architecture, start, test, training, training.epochs)
+        found[label] = {"rate": training.lr, "0": accuracy(architecture, full, test.judge)}
+    return found
 
 
 def _one(seed: int, work: Path, target: Path) -> None:
@@ -218,8 +117,8 @@ def _one(seed: int, work: Path, target: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(json.dumps(result, indent=1) + "\n")
 
-    def scratch(hidden: list[int], examples: Examples, first: int) -> Networks:
-        return initialise(_architecture(hidden), [first + i for i in range(len(examples.mask))])
+    def scratch(architecture: Mapping[str, Any], examples: Examples, first: int) -> Networks:
+        return initialise(architecture, [first + i for i in range(len(examples.mask))])
 
     folder, methods = work / f"mlps-{seed}", result["methods"]
     jobs.build_zoo(ROOT / "configs" / "mlps.yaml", folder, [f"seed={seed}"])
@@ -228,11 +127,11 @@ def _one(seed: int, work: Path, target: Path) -> None:
         assert recipe is not None
         groups, training = load_groups(zoo, "train"), TrainingConfig(**recipe["training"])
         result["zoo_shapes"] = [architecture_of(one.layout)["sizes"][1:-1] for one in groups]
-        val, test = _tasks(zoo, "val", 10), _tasks(zoo, "test", 10)
+        splits = tasks_of(zoo, "val", 10), tasks_of(zoo, "test", 10)
         if FULL not in methods:
-            methods["scratch"] = _rows(scratch, val, test, training, seed)
-            methods[NEIGHBOUR] = _rows(_neighbours(groups, zoo, 10), val, test, training, seed)
-            methods[FULL] = _in_full(scratch, test, training)
+            methods["scratch"] = rows(scratch, WANTED, splits, training, seed)
+            methods[NEIGHBOUR] = rows(_neighbours(groups, zoo, 10), WANTED, splits, training, seed)
+            methods[FULL] = _in_full(scratch, splits[1], training)
             keep()
         for name, config in GENERATORS.items():
             if name in methods:
@@ -246,7 +145,7 @@ def _one(seed: int, work: Path, target: Path) -> None:
                 "validation": list(stages)[-1]["val_accuracy"],
                 "seconds": round(sum(stage["seconds"] for stage in stages), 1),
             }
-            methods[name] = _rows(_written(generator), val, test, training, seed)
+            methods[name] = rows(written(generator), WANTED, splits, training, seed)
             keep()
 
 
@@ -260,12 +159,8 @@ def run(
         _one(seed, work, RESULTS / f"full-{seed}.json")
 
 
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
-
-
 def _cell(found: Sequence[Mapping[str, Any]], epoch: str) -> str:
-    return f"{100 * _mean([_mean(one[epoch]) for one in found]):.1f}" if epoch in found[0] else ""
+    return f"{100 * mean([mean(one[epoch]) for one in found]):.1f}" if epoch in found[0] else ""
 
 
 @app.command()
@@ -284,9 +179,9 @@ def render() -> None:
     wins = {name: {NEIGHBOUR: 0, "scratch": 0} for name in names[:-2]}
     new = [label for label, (_, what) in SHAPES.items() if what != "in the zoo"]
     for label, (_, what) in SHAPES.items():
-        rows = {name: [one["methods"][name][label] for one in have.get(name, runs)] for name in [*names, FULL]}
-        cells = [f"{_cell(rows[name], '0')} / {_cell(rows[name], '1')}" for name in names]
-        lines.append(f"| {label} | {what} | {' | '.join(cells)} | {_cell(rows[FULL], '0')} |")
+        scores = {name: [one["methods"][name][label] for one in have.get(name, runs)] for name in [*names, FULL]}
+        cells = [f"{_cell(scores[name], '0')} / {_cell(scores[name], '1')}" for name in names]
+        lines.append(f"| {label} | {what} | {' | '.join(cells)} | {_cell(scores[FULL], '0')} |")
         for name, above in wins.items() if label in new else ():
             for rival in above:  # in the same runs
                 own, its = ([one["methods"][who][label] for one in have[name]] for who in (name, rival))

@@ -14,10 +14,13 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from weightgen.types import Condition
 from zoo.architectures import Architecture, family
 from zoo.datasets import Examples
 from zoo.errors import UsageError
-from zoo.networks import logits_many
+from zoo.networks import architecture_of, logits_many
+from zoo.tokens import Tokenizer
+from zoo.types import Layout
 
 HeadName = Literal["written", "fitted"]
 
@@ -50,6 +53,18 @@ class FittedHead(nn.Module):
         with torch.autocast(features.device.type, enabled=False):
             rows, offsets = self._layer(features, examples.mask, tensors[weight], tensors[bias])
         return {**tensors, weight: rows, bias: offsets}
+
+    def given(self, tensors: dict[str, Tensor], condition: Condition | None, layout: Layout) -> dict[str, Tensor]:
+        """Networks with output layers fitted to the examples of a condition, if it holds any."""
+        if condition is None or condition.examples is None:
+            return tensors
+        return self(architecture_of(layout), tensors, condition.examples)
+
+    def tokens(
+        self, values: Float[Tensor, "b t d"], condition: Condition, layout: Layout, tokenizer: Tokenizer
+    ) -> Float[Tensor, "b t d"]:
+        """As ``given``, for tokens of networks."""
+        return tokenizer.values(self.given(tokenizer.tensors(values, layout), condition, layout), layout)
 
     @torch.no_grad()
     def held_back(

@@ -23,6 +23,7 @@ from weightgen.conditioners.joint import ConditionEncoder, ConditionerConfig, Co
 from weightgen.generators import GeneratorConfig, Stage, StageConfig, register_generator
 from weightgen.generators.announce import AnnounceConfig
 from weightgen.generators.announcing import AnnouncingGenerator
+from weightgen.generators.head import FittedHead, HeadName
 from weightgen.generators.line import Line, Vocabulary
 from weightgen.generators.prior import Prior, PriorConfig, SamplingConfig, draw, windows
 from weightgen.generators.problem import Frame, Problem, TokenSet
@@ -67,6 +68,9 @@ class IGPGConfig(GeneratorConfig):
         description="what words change: what the codec subtracts, or the best network of the task",
     )
     starts: int = Field(default=1, ge=1, description="best networks a task that are kept to choose from")
+    head: HeadName = Field(
+        default="written", description="output layers of classifiers; fitted: in closed form from the given examples"
+    )
     conditioner: ConditionerConfig = ConditionerConfig()
     width: int = Field(default=96, ge=8, description="of condition tokens and of the language model")
     heads: int = Field(default=4, ge=1)
@@ -116,7 +120,10 @@ class IGPG(AnnouncingGenerator):
         self.codec = VQ(config.codec, problem.tokenizer.width, sizes)
         self.conditioner = ConditionEncoder(config.conditioner, shapes, problem.text_size, config.width)
         layouts = [form.layout for form in problem.forms]
-        self.starts = Starts(layouts, problem.tokenizer, config.starts) if config.start == "task" else None
+        self.head = FittedHead() if config.head == "fitted" else None
+        self.starts = None
+        if config.start == "task":
+            self.starts = Starts(layouts, problem.tokenizer, config.starts, bodies=config.head == "fitted")
         self.vocabulary = Vocabulary(self.codec.quantiser.vocabulary)
         self.prior = Prior(
             config.prior,
@@ -133,10 +140,15 @@ class IGPG(AnnouncingGenerator):
         self.register_buffer("fitted", torch.zeros((), dtype=torch.bool))
         self._lines: dict[str, Line] = {}
 
+    @property
+    def any_classes(self) -> bool:
+        """If output layers are fitted."""
+        return self.head is not None
+
     def stages(self) -> Sequence[Stage]:
         """Codec, if it has parameters; prior; behaviour; announcements, if there are any."""
         stages, learned = self.config.stages, (self.prior, self.conditioner)
-        refined = learned if self.refine is None else (*learned, self.refine)
+        refined = (*learned, *(part for part in (self.refine, self.head) if part is not None))
         codec = Stage("codec", stages.codec, self._codec_loss, (self.codec,), judged_by="reconstruct")
         return (
             *([] if self.config.codec.autoencoder == "none" else [codec]),
@@ -212,7 +224,7 @@ class IGPG(AnnouncingGenerator):
             raise UsageError(
                 "this generator changes trained networks, and examples say which", "give labelled examples"
             )
-        return self.starts.fitting(layout, condition.examples, None)
+        return self.starts.fitting(layout, condition.examples, self.head)
 
     def _beyond(self, start: Float[Tensor, "b t d"], frame: Frame) -> Float[Tensor, "b t d"]:
         """A start less what the codec adds by itself."""
@@ -254,7 +266,11 @@ class IGPG(AnnouncingGenerator):
         line, encoded = self.line(layout), self.conditioner(condition)
         uniform = torch.rand(len(encoded.tokens), len(line), generator=generator).to(encoded.tokens.device)
         words = self.prior.write(line, encoded, uniform, self.config.sampling)
-        return self.read(words, layout, encoded, self.start(condition, layout))
+        return self._finished(self.read(words, layout, encoded, self.start(condition, layout)), condition, layout)
+
+    def _finished(self, values: Float[Tensor, "b t d"], condition: Condition, layout: Layout) -> Float[Tensor, "b t d"]:
+        """Tokens with output layers fitted, if the config says so."""
+        return values if self.head is None else self.head.tokens(values, condition, layout, self.problem.tokenizer)
 
     @torch.no_grad()
     def fill(
@@ -272,7 +288,9 @@ class IGPG(AnnouncingGenerator):
         known = self.words(values * given[:, None], layout, start)[:, order[: int(given[line.token].sum())]]
         uniform = torch.rand(len(values), len(line), generator=generator).to(values.device)
         written = self.prior.write(line.reordered(order), encoded, uniform, self.config.sampling, known)
-        return torch.where(given[:, None], values, self.read(written[:, order.argsort()], layout, encoded, start))
+        made = self.read(written[:, order.argsort()], layout, encoded, start)
+        made = self._finished(torch.where(given[:, None], values, made), condition, layout)
+        return torch.where(given[:, None], values, made)
 
     @torch.no_grad()
     def score(self, values: Float[Tensor, "b t d"], condition: Condition, layout: Layout) -> Float[Tensor, " b"]:
@@ -367,7 +385,10 @@ class IGPG(AnnouncingGenerator):
         words_drawn = draw(logits.detach() / sampling.temperature, uniform)
         vectors = meaning[words_drawn] + mean - mean.detach()
         values = self._decode(self._refined(vectors, words_drawn, line, condition), batch.layout, line, start)
-        task = batch.queries.loss(self.problem.tokenizer.tensors(values, batch.layout)).mean()
+        tensors = self.problem.tokenizer.tensors(values, batch.layout)
+        if self.head is not None:
+            tensors = self.head.given(tensors, batch.condition, batch.layout)
+        task = batch.queries.loss(tensors).mean()
         if not config.prior_weight or not known:
             return Loss(task, {"task" if known else "made": task})
         some = slice(math.ceil(config.share * len(words)))

@@ -29,7 +29,6 @@ from weightgen.nn import check_heads
 from weightgen.shapes import ShapesConfig
 from weightgen.types import Batch, Condition, Loss, Queries
 from zoo.config import StrictConfig
-from zoo.networks import architecture_of
 from zoo.types import Layout
 
 
@@ -254,7 +253,8 @@ class LatentGenerator(Generator):
         clean = self.aim(condition, frame, generator)
         start = self._training_start(batch, generator)
         tensors = self.problem.tokenizer.tensors(self.decode(clean, batch.layout, start), batch.layout)
-        tensors = self._with_head(tensors, batch.condition, batch.layout)
+        if self.head is not None:
+            tensors = self.head.given(tensors, batch.condition, batch.layout)
         task = self._task_loss(tensors, batch.queries, generator)
         if not len(batch.values):
             return Loss(task, {"made": task})
@@ -274,12 +274,6 @@ class LatentGenerator(Generator):
             total = total + config.reconstruction_weight * reconstruction
             parts["reconstruction"] = reconstruction
         return Loss(total, parts)
-
-    def _with_head(self, tensors: dict[str, Tensor], condition: Condition | None, layout: Layout) -> dict[str, Tensor]:
-        """Output layers are fitted, if the config says so and there are examples to fit them to."""
-        if self.head is None or condition is None or condition.examples is None:
-            return tensors
-        return self.head(architecture_of(layout), tensors, condition.examples)
 
     def _task_loss(self, tensors: dict[str, Tensor], queries: Queries, generator: torch.Generator) -> Float[Tensor, ""]:
         """Of networks as they are written, or after some training on other examples."""
@@ -305,7 +299,4 @@ class LatentGenerator(Generator):
 
     def finished(self, values: Float[Tensor, "b t d"], condition: Condition, layout: Layout) -> Float[Tensor, "b t d"]:
         """Tokens with output layers fitted, if the config says so."""
-        if self.head is None:
-            return values
-        tensors = self._with_head(self.problem.tokenizer.tensors(values, layout), condition, layout)
-        return self.problem.tokenizer.values(tensors, layout)
+        return values if self.head is None else self.head.tokens(values, condition, layout, self.problem.tokenizer)

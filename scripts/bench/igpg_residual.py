@@ -1,0 +1,207 @@
+"""One writer of perceptrons, convolutional and residual networks, and a depth of residual networks that it never saw.
+
+    python scripts/bench/igpg_residual.py run       # half an hour a seed on one core; can be stopped and resumed
+    python scripts/bench/igpg_residual.py render    # the section of docs/results.md, from the saved JSON only
+
+The zoo is that of configs/families.yaml with residual networks of 8 and 20 layers beside; the generator is that of
+configs/igpg-families.yaml without the stage that learns instructions. The rate of the one epoch is chosen for each
+method and network on the validation tasks.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from zoo.datasets import Examples, Members
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[0] = str(ROOT)  # a script beside this one may be named like a package
+from scripts.bench._held_out import (  # noqa: E402
+    Method,
+    Networks,
+    accuracy,
+    mean,
+    members_of,
+    nearest_tasks,
+    rows,
+    tasks_of,
+    written,
+)
+from scripts.bench._page import put  # noqa: E402
+
+RESULTS = ROOT / "docs" / "results" / "igpg_residual"
+SHOTS = 10
+WIDTHS, KNOWN, NEW = (4, 8, 8), (1, 3), 2
+"""Channels of the three stages; blocks of each: 1 and 3 (8 and 20 layers) in the zoo, 2 (14 layers) nowhere there."""
+RESIDUAL = [{"blocks": [depth] * len(WIDTHS), "widths": list(WIDTHS)} for depth in KNOWN]
+TEMPLATE = """## IGPG: perceptrons, convolutional and residual networks from one model
+
+Made by `python scripts/bench/igpg_residual.py render` from `docs/results/igpg_residual`; seeds of the generator:
+{seeds}, one zoo. The zoo of `configs/families.yaml` with residual networks of 8 and 20 layers beside has five kinds of
+networks, one of each for every task (five digits of ten). One generator ({parameters:,} parameters, {seconds:.0f} s of
+training on a shared core) learns from all and writes one network of each kind, and of a depth that it never saw, for
+each of {tasks} held-out tasks, from ten examples a class. Cells are test accuracy in % without training / after one
+epoch on the training images of the task, at a rate chosen on the validation tasks. *Nearest* is the network of the
+training task with the nearest class means; for the new depth its network of 8 layers gets blocks that add nothing, or
+that of 20 layers loses the last block of each stage.
+
+{table}
+"""
+app = typer.Typer(add_completion=False, no_args_is_help=True)
+
+
+def _deeper(networks: Networks, blocks: int) -> Networks:
+    """Residual networks with so many blocks a stage: further ones add zero, the last ones of too many are dropped."""
+    import torch
+
+    found = {}
+    for name, value in networks.items():
+        stage, _, rest = name.partition(".")
+        if not stage.startswith("layer"):
+            found[name] = value
+            continue
+        block, _, inner = rest.partition(".")
+        if int(block) < blocks:
+            found[name] = value
+        if int(block) == 0:
+            channels = len(networks[f"{stage}.0.conv2.bias"][0])
+            for more in range(1, blocks):
+                new = f"{stage}.{more}.{inner}"
+                if new not in networks:
+                    shape = (len(value), channels, *([] if "bias" in inner else [channels, *value.shape[3:]]))
+                    found[new] = torch.zeros(shape)
+    return found
+
+
+def _nearest(groups: Mapping[str, Members], nearest: Callable[[Examples], list[str]], layers: int) -> Method:
+    """The network of the nearest task, of the same kind if the zoo has it, else the residual one of so many layers."""
+    from zoo.architectures import family
+
+    def make(architecture: Mapping[str, Any], examples: Examples, seed: int) -> Networks:
+        tasks, name = nearest(examples), family(architecture).describe(architecture)
+        if name in groups:
+            return members_of(groups[name], tasks)
+        known = next(one for one in groups if one.startswith(f"ResNet-{layers} "))
+        return _deeper(members_of(groups[known], tasks), architecture["blocks"][0])
+
+    return make
+
+
+def _depth(blocks: int) -> int:
+    return 2 * blocks * len(WIDTHS) + 2
+
+
+def _named(groups: Sequence[Members]) -> dict[str, Members]:
+    from zoo.architectures import family
+    from zoo.networks import architecture_of
+
+    return {family(made := architecture_of(one.layout)).describe(made): one for one in groups}
+
+
+@app.command()
+def run(
+    work: Annotated[Path, typer.Option(help="Folder for zoo and generators.")] = Path("runs/bench-residual"),
+    seeds: Annotated[str, typer.Option(help="Seeds of the generator, separated by commas.")] = "0",
+) -> None:
+    """Measure what is not measured yet."""
+    import torch
+
+    from weightgen import jobs
+    from weightgen.checkpoint import load_generator, read_history
+    from zoo.architectures import family
+    from zoo.build.vectorised import TrainingConfig, initialise
+    from zoo.datasets import load_groups
+    from zoo.networks import architecture_of
+    from zoo.threads import torch_threads
+    from zoo.zoo import Zoo
+
+    def scratch(architecture: Mapping[str, Any], examples: Examples, first: int) -> Networks:
+        return initialise(architecture, [first + i for i in range(len(examples.mask))])
+
+    folder, target = work / "zoo", RESULTS / "rivals.json"
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    jobs.build_zoo(ROOT / "configs" / "families.yaml", folder, [f"network.residual={json.dumps(RESIDUAL)}"])
+    with Zoo.open(folder) as zoo, torch_threads(1):
+        recipe = zoo.meta("recipe")
+        assert recipe is not None
+        training, groups = TrainingConfig(**recipe["training"]), _named(load_groups(zoo, "train"))
+        wanted = {name: architecture_of(one.layout) for name, one in groups.items()}
+        known = next(one for one in wanted.values() if one["family"] == "resnet")
+        new = {**known, "blocks": [NEW] * len(WIDTHS)}
+        wanted[family(new).describe(new)] = new
+        splits = tasks_of(zoo, "val", SHOTS), tasks_of(zoo, "test", SHOTS)
+        if not target.is_file():
+            nearest, held = nearest_tasks(zoo, SHOTS), _named(load_groups(zoo, "test"))
+            names = [task.name for task in splits[1].judge.tasks]
+            full = {
+                name: {"0": accuracy(wanted[name], members_of(one, names), splits[1].judge)}
+                for name, one in held.items()
+            }
+            result = {
+                "new": family(new).describe(new),
+                "scratch": rows(scratch, wanted, splits, training, 0),
+                **{
+                    f"nearest {_depth(one)}": rows(_nearest(groups, nearest, _depth(one)), wanted, splits, training, 0)
+                    for one in KNOWN
+                },
+                "trained in full": full,
+            }
+            target.write_text(json.dumps(result, indent=1) + "\n")
+        for seed in map(int, seeds.split(",")):
+            if (target := RESULTS / f"full-{seed}.json").is_file():
+                continue
+            out = work / f"igpg-{seed}"
+            overrides = [f"seed={seed}", "stages.announce.steps=0"]
+            jobs.train(ROOT / "configs" / "igpg-families.yaml", folder, out, overrides)
+            history = read_history(out)
+            with torch.no_grad():
+                method = written(load_generator(out))
+            found = {
+                "parameters": history["parameters"],
+                "seconds": round(sum(stage["seconds"] for stage in history["stages"].values()), 1),
+                "igpg": rows(method, wanted, splits, training, seed),
+            }
+            target.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def _cell(found: Sequence[Mapping[str, Any]]) -> str:
+    return " / ".join(f"{100 * mean([mean(one[epoch]) for one in found]):.1f}" for epoch in "01" if epoch in found[0])
+
+
+@app.command()
+def render() -> None:
+    """Write the section of docs/results.md."""
+    paths, rivals = sorted(RESULTS.glob("full-*.json")), RESULTS / "rivals.json"
+    if not paths or not rivals.is_file():
+        raise SystemExit("error: there are no results; remedy: python scripts/bench/igpg_residual.py run")
+    runs, beside = [json.loads(path.read_text()) for path in paths], json.loads(rivals.read_text())
+    lines = ["| network | | IGPG | nearest | scratch | trained in full |", "|---|---|---|---|---|---|"]
+    for name in runs[0]["igpg"]:
+        unseen = name == beside["new"]
+        kept = [_cell([beside[f"nearest {_depth(one)}"][name]]) for one in KNOWN]
+        near = "; ".join(f"of {_depth(one)} layers {cell}" for one, cell in zip(KNOWN, kept, strict=True))
+        full = beside["trained in full"].get(name)
+        cells = [
+            *(name, "new depth" if unseen else "in the zoo", _cell([one["igpg"][name] for one in runs])),
+            *(near if unseen else kept[0], _cell([beside["scratch"][name]]), _cell([full]) if full else ""),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    text = TEMPLATE.format(
+        seeds=", ".join(path.stem.removeprefix("full-") for path in paths),
+        parameters=runs[0]["parameters"],
+        seconds=mean([one["seconds"] for one in runs]),
+        tasks=len(next(iter(runs[0]["igpg"].values()))["0"]),
+        table="\n".join(lines),
+    )
+    put("igpg_residual", text)
+
+
+if __name__ == "__main__":
+    app()
