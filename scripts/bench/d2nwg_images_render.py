@@ -252,8 +252,8 @@ def fine_tuning() -> list[str]:
     lines = [
         "",
         f"What training takes instead: random starts (3 a set) with schedules of {', '.join(tried)} epochs, up to the "
-        "first that ends at or above the mean of D2NWG's networks before training (of an earlier training, which began "
-        "at one network for all layouts); core-seconds of one such training.",
+        "first that ends at or above the mean of D2NWG's networks before training (of the first run); core-seconds of "
+        "one such training.",
         "",
         "| set | D2NWG, epoch 0 | epochs from a random start | core-seconds |",
         "|---|---|---|---|",

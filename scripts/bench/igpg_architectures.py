@@ -53,7 +53,8 @@ SHAPES: Mapping[str, tuple[list[int], str]] = {
 WANTED: Mapping[str, Mapping[str, Any]] = {
     label: {"family": "mlp", "sizes": [64, *hidden, 5], "activation": "tanh"} for label, (hidden, _) in SHAPES.items()
 }
-GENERATORS = {"IGPG": "igpg-mlps", "D2NWG": "d2nwg-digits"}
+GENERATORS = {"IGPG": ("igpg-mlps", ["stages.announce.steps=0"]), "D2NWG": ("d2nwg-digits", [])}
+"""Configs, and what is changed in them: shapes are given here, not announced."""
 TEMPLATE = """## IGPG: shapes that no network of the zoo has
 
 Made by `python scripts/bench/igpg_architectures.py render` from the JSON under `docs/results/igpg_architectures/`;
@@ -133,11 +134,11 @@ def _one(seed: int, work: Path, target: Path) -> None:
             methods[NEIGHBOUR] = rows(_neighbours(groups, zoo, 10), WANTED, splits, training, seed)
             methods[FULL] = _in_full(scratch, splits[1], training)
             keep()
-        for name, config in GENERATORS.items():
+        for name, (config, settings) in GENERATORS.items():
             if name in methods:
                 continue
             out = work / f"{name.lower()}-mlps-{seed}"
-            jobs.train(ROOT / "configs" / f"{config}.yaml", folder, out, [f"seed={seed}"])
+            jobs.train(ROOT / "configs" / f"{config}.yaml", folder, out, [f"seed={seed}", *settings])
             generator, history = load_generator(out), json.loads((out / "history.json").read_text())
             stages = history["stages"].values()
             result["generators"][name] = {
