@@ -248,12 +248,13 @@ def fine_tuning() -> list[str]:
     if not path.is_file():
         return []
     found = json.loads(path.read_text())
-    tried = max((list(content["accuracy"]) for content in found.values()), key=len)
+    own = sorted(name for name, content in found.items() if not content["saved"])
     lines = [
         "",
-        f"What training takes instead: random starts (3 a set) with schedules of {', '.join(tried)} epochs, up to the "
-        "first that ends at or above the mean of D2NWG's networks before training (of the first run); core-seconds of "
-        "one such training.",
+        "What training takes instead: random starts (those of the first run; for "
+        f"{', '.join(own)} 3 of their own with schedules of 1, 5, 10, 25 and 50 epochs) up to the first number of "
+        "epochs that ends at or above the mean of D2NWG's networks before training (of the first run); core-seconds of "
+        "one such training, or of 50 epochs.",
         "",
         "| set | D2NWG, epoch 0 | epochs from a random start | core-seconds |",
         "|---|---|---|---|",

@@ -148,7 +148,13 @@ def run(
                 "new": family(new).describe(new),
                 "scratch": rows(scratch, wanted, splits, training, 0),
                 **{
-                    f"nearest {_depth(one)}": rows(_nearest(groups, nearest, _depth(one)), wanted, splits, training, 0)
+                    f"nearest {_depth(one)}": rows(
+                        _nearest(groups, nearest, _depth(one)),
+                        wanted if one == KNOWN[0] else {family(new).describe(new): new},
+                        splits,
+                        training,
+                        0,
+                    )
                     for one in KNOWN
                 },
                 "trained in full": full,
@@ -185,12 +191,16 @@ def render() -> None:
     lines = ["| network | | IGPG | nearest | scratch | trained in full |", "|---|---|---|---|---|---|"]
     for name in runs[0]["igpg"]:
         unseen = name == beside["new"]
-        kept = [_cell([beside[f"nearest {_depth(one)}"][name]]) for one in KNOWN]
-        near = "; ".join(f"of {_depth(one)} layers {cell}" for one, cell in zip(KNOWN, kept, strict=True))
+        kept = {one: rival[name] for one in KNOWN if name in (rival := beside[f"nearest {_depth(one)}"])}
+        near = "; ".join(f"of {_depth(one)} layers {_cell([scores])}" for one, scores in kept.items())
         full = beside["trained in full"].get(name)
         cells = [
             *(name, "new depth" if unseen else "in the zoo", _cell([one["igpg"][name] for one in runs])),
-            *(near if unseen else kept[0], _cell([beside["scratch"][name]]), _cell([full]) if full else ""),
+            *(
+                near if unseen else _cell([kept[KNOWN[0]]]),
+                _cell([beside["scratch"][name]]),
+                _cell([full]) if full else "",
+            ),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     text = TEMPLATE.format(
