@@ -251,9 +251,12 @@ def test_igpg_refuses_settings_without_a_network_to_start_at(override: str, mess
         tiny_config("igpg", *IGPG_SETTINGS, override)
 
 
-def test_networks_for_more_classes_than_the_zoo_has(tiny_zoo: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "settings"), [("d2nwg", ("start=other",)), ("igpg", IGPG_SETTINGS)])
+def test_networks_for_more_classes_than_the_zoo_has(
+    name: str, settings: tuple[str, ...], tiny_zoo: Path, tmp_path: Path
+) -> None:
     """Bodies of networks of two digits, with output layers fitted to three."""
-    config = tiny_config("d2nwg", "start=other", "head=fitted", "rename_classes=false")
+    config = tiny_config(name, *settings, "head=fitted", "rename_classes=false")
     with Zoo.open(tiny_zoo) as zoo:
         train_generator(config, zoo, tmp_path / "made")
         data = next(zoo.dataset(task.dataset) for task in zoo.tasks())
@@ -269,6 +272,6 @@ def test_networks_for_more_classes_than_the_zoo_has(tiny_zoo: Path, tmp_path: Pa
     right = logits_many(architecture, tensors, data["x"][rows][None].float())[0].argmax(-1) == data["y"][rows]
     assert right.float().mean() > 0.7
     with Zoo.open(tiny_zoo) as zoo:
-        train_generator(tiny_config("d2nwg"), zoo, tmp_path / "written")
+        train_generator(tiny_config(name), zoo, tmp_path / "written")
     with pytest.raises(UsageError, match="labels go up to 2"):
         generate(tmp_path / "written", tmp_path / "three.npz", tmp_path / "none")
