@@ -113,13 +113,14 @@ def test_convolutions_need_images(tmp_path: Path) -> None:
             build(RECIPE, tmp_path / further[:5], (*TINY_RECIPE[3:], f"network.{further}", *source))
 
 
-def test_adapters_of_two_ranks(
+def test_adapters_of_two_ranks_and_sets_of_targets(
     adapter_zoo: Path, text_encoder: Path, text_tasks: dict[str, Path], tmp_path: Path
 ) -> None:
     overrides = [
         f"data.sources=[{', '.join(str(file) for file in text_tasks.values())}]",
         f"encoder={{name: {text_encoder}}}",
-        *("lora.r=1", "tasks={held_out: [], validation: [actions]}", "training={steps: 3, batch_size: 4}"),
+        *("lora={r: 1, target_modules: [dense]}", "tasks={held_out: [], validation: [actions]}"),
+        "training={steps: 3, batch_size: 4}",
     ]
     build(RECIPE.parent / "lora-text.yaml", tmp_path / "one", overrides)
     shutil.copytree(adapter_zoo, tmp_path / "both")
@@ -133,7 +134,8 @@ def test_adapters_of_two_ranks(
             about = {name: getattr(record, name) for name in ("task", "description", "split", "metrics")}
             zoo.add(one.weights(record), lineage=f"{record.lineage}/rank1", **about)
         groups = load_groups(zoo, "train")
-        assert sorted(one.layout.config["peft"]["r"] for one in groups) == [1, 2]
+        made = {one.layout.config["peft"]["r"]: sorted(one.layout.config["peft"]["target_modules"]) for one in groups}
+        assert made == {1: ["dense"], 2: ["query", "value"]}
         train_generator(config, zoo, tmp_path / "igpg")
     generator = load_generator(tmp_path / "igpg")
     encoder = TextEncoder(EncoderConfig(name=str(text_encoder)))
@@ -150,5 +152,6 @@ def test_adapters_of_two_ranks(
         assert json.loads((folder / "adapter_config.json").read_text())["r"] == rank
         stored = safefile.load(folder / "adapter_model.safetensors")[0]
         assert {value.shape[0] for name, value in stored.items() if "lora_A" in name} == {rank}
+        assert all(any(f".{target}." in name for target in made[rank]) for name in stored)
         assert isinstance(weights, Weights)
         assert any(bool(value.any()) for name, value in stored.items() if "lora_B" in name)
