@@ -140,6 +140,13 @@ def test_what_cannot_be_read_is_said(tmp_path: Path) -> None:
     assert stop.value.code == 3
 
 
+def test_curves_of_another_form_are_passed_over(tmp_path: Path) -> None:
+    recall = {"by words": 0.5, "by weights": 0.2}
+    write(tmp_path, "training", {"curves": {"one": [[0, 0.5], [10, 0.6]]}, "recall_at_1": recall})
+    (section,) = read_results(tmp_path)
+    assert len(section.tables) == 1
+
+
 def test_the_results_of_this_project_are_read() -> None:
     docs = Path(__file__).parent.parent / "docs" / "results"
     assert sum(len(section.tables) for section in read_results(docs)) >= 10

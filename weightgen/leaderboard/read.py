@@ -163,7 +163,7 @@ def _rows_of(content: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any
             yield from _of_tasks(str(name), {task: row})
     curves = content.get("curves")
     for task, methods in curves.items() if isinstance(curves, Mapping) else ():
-        for name, curve in methods.items():
+        for name, curve in methods.items() if isinstance(methods, Mapping) else ():
             yield from _of_epochs(str(name), str(task), curve)
     for key, values in content.items():  # {"recall_at_1": {"by description": 0.9}}
         metric = next((name for name in METRICS if key.startswith(name)), None)
