@@ -140,6 +140,16 @@ def test_what_cannot_be_read_is_said(tmp_path: Path) -> None:
     assert stop.value.code == 3
 
 
+def test_earlier_results_are_left_out(tmp_path: Path) -> None:
+    for folder, share in ((tmp_path, 0.5), (tmp_path / "earlier", 0.1)):
+        write(folder, "recall", {"recall_at_1": {"by words": share, "by weights": 0.2}})
+    (section,) = read_results(tmp_path)
+    assert section.files == 1
+    (table,) = section.tables
+    assert "0.5" in repr(table)
+    assert "0.1" not in repr(table)
+
+
 def test_curves_of_another_form_are_passed_over(tmp_path: Path) -> None:
     recall = {"by words": 0.5, "by weights": 0.2}
     write(tmp_path, "training", {"curves": {"one": [[0, 0.5], [10, 0.6]]}, "recall_at_1": recall})

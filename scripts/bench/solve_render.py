@@ -115,12 +115,16 @@ def render(folder: Path) -> None:
         abstention=_abstention(done, _read(folder, "easy")),
         runs=_runs(folder),
         third=_group(
-            "Means over the fourteen", {o["task"]: _scores(o["rows"]) for o in _read(folder / "third", "test")}
+            "Means over the fourteen",
+            {o["task"]: _scores(o["rows"]) for o in _read(folder / "earlier" / "third", "test")},
         ),
         second=_group(
-            "Means over the eleven", {o["task"]: _scores(o["rows"]) for o in _read(folder / "second", "test")}
+            "Means over the eleven",
+            {o["task"]: _scores(o["rows"]) for o in _read(folder / "earlier" / "second", "test")},
         ),
-        before=_group("Means over the five", {o["task"]: _scores(o["rows"]) for o in _read(folder / "before", "test")}),
+        before=_group(
+            "Means over the five", {o["task"]: _scores(o["rows"]) for o in _read(folder / "earlier" / "before", "test")}
+        ),
         record_tasks=", ".join(known),
         record_heads=" | ".join(f"{shots} shots" for shots in SHOTS[1:]),
         record_rule="---|" * (len(SHOTS) - 1),

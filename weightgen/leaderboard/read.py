@@ -78,6 +78,10 @@ class Section:
     files: int
 
 
+EARLIER = "earlier"
+"""Name of folders with results that others have replaced."""
+
+
 @dataclass
 class _Rows:
     """Rows of one kind, gathered over files."""
@@ -89,7 +93,7 @@ class _Rows:
 
 
 def read_results(folder: Path) -> list[Section]:
-    """Read all JSON files of a folder; subfolders become sections.
+    """Read all JSON files of a folder; subfolders become sections, folders named ``earlier`` are left out.
 
     Files whose rows share their columns become one table: rows of a method are averaged over tasks and seeds, and never
     over label counts, pools or parts.
@@ -98,7 +102,8 @@ def read_results(folder: Path) -> list[Section]:
         UsageError: if the folder holds no results.
         BadArtefact: if a file is no JSON.
     """
-    paths = sorted(folder.rglob("*.json")) if folder.is_dir() else []
+    found = sorted(folder.rglob("*.json")) if folder.is_dir() else []
+    paths = [path for path in found if EARLIER not in path.relative_to(folder).parts]
     if not paths:
         raise UsageError(f"{folder} holds no saved results", "give a folder with JSON files, such as solve.json")
     sections: dict[str, list[Path]] = {}
