@@ -111,8 +111,13 @@ def trained(
     return list(stages)[-1][1]
 
 
-def written(generator: Generator) -> Method:
-    """One network a task by a generator, which is told the architecture in words if it has an encoder for them."""
+def written(generator: Generator, said: Mapping[str, Any] | None = None) -> Method:
+    """One network a task by a generator, which is told the architecture in words if it has an encoder for them.
+
+    Args:
+        generator: the generator.
+        said: what it is told in place of the architecture that it has to write.
+    """
     import torch
 
     from weightgen.types import Condition, Vectors
@@ -126,12 +131,26 @@ def written(generator: Generator) -> Method:
     def make(architecture: Mapping[str, Any], examples: Examples, seed: int) -> Networks:
         condition = Condition(examples)
         if encoder is not None:
-            said = encoder.encode([family(architecture).describe(architecture)]).expand(len(condition), 1, -1)
-            condition = Condition(examples, architecture=Vectors(said, torch.ones(len(condition), 1).bool()))
+            told = architecture if said is None else said
+            words = encoder.encode([family(told).describe(told)]).expand(len(condition), 1, -1)
+            condition = Condition(examples, architecture=Vectors(words, torch.ones(len(condition), 1).bool()))
         found = generator.networks(condition, layout_of(architecture), seed)
         return {name: value[:, 0].contiguous() for name, value in found.items()}
 
     return make
+
+
+def fitted(make: Method) -> Method:
+    """The networks of a method with output layers fitted to what is known of the tasks."""
+    import torch
+
+    from weightgen.generators.head import FittedHead
+
+    def made(architecture: Mapping[str, Any], examples: Examples, seed: int) -> Networks:
+        with torch.no_grad():
+            return FittedHead()(architecture, make(architecture, examples, seed), examples)
+
+    return made
 
 
 def rows(

@@ -29,6 +29,7 @@ from scripts.bench._held_out import (  # noqa: E402
     Networks,
     Tasks,
     accuracy,
+    fitted,
     mean,
     members_of,
     nearest_tasks,
@@ -95,19 +96,6 @@ def _neighbours(groups: Sequence[Members], zoo: Zoo, shots: int) -> Method:
     return make
 
 
-def _fitted(make: Method) -> Method:
-    """The networks of a method with output layers fitted to what is known of the tasks."""
-    import torch
-
-    from weightgen.generators.head import FittedHead
-
-    def made(architecture: Mapping[str, Any], examples: Examples, seed: int) -> Networks:
-        with torch.no_grad():
-            return FittedHead()(architecture, make(architecture, examples, seed), examples)
-
-    return made
-
-
 def _in_full(make: Method, test: Tasks, training: TrainingConfig) -> dict[str, Any]:
     """Networks of every shape that are trained on the held-out tasks as those of the zoo were on theirs."""
     found = {}
@@ -154,7 +142,7 @@ def _one(seed: int, work: Path, target: Path) -> None:
             keep()
         for name, make in ((NEIGHBOUR, _neighbours(groups, zoo, 10)), ("scratch", scratch)):
             if FITTED[name] not in methods:
-                methods[FITTED[name]] = rows(_fitted(make), WANTED, splits, training, seed)
+                methods[FITTED[name]] = rows(fitted(make), WANTED, splits, training, seed)
                 keep()
         for name, (config, settings) in GENERATORS.items():
             if name in methods:

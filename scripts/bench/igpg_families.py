@@ -13,20 +13,28 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from weightgen.generators.igpg import IGPG
-    from zoo.datasets import Members
+    from zoo.datasets import Examples, Members
     from zoo.zoo import Zoo
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[0] = str(ROOT)  # a script beside this one may be named like a package
+from scripts.bench._held_out import (  # noqa: E402
+    Networks,
+    accuracy,
+    fitted,
+    members_of,
+    nearest_tasks,
+    tasks_of,
+    written,
+)
 from scripts.bench._page import put  # noqa: E402
 
 RESULTS = ROOT / "docs" / "results" / "igpg_families"
@@ -36,6 +44,7 @@ ROWS = {
     "igpg": "IGPG",
     "told_wrong": "IGPG, told the name of another network",
     "nearest": "nearest network of the zoo",
+    "nearest_fitted": "the same, output layer fitted",
     "oracle": "trained in full",
 }
 app = typer.Typer(add_completion=False, no_args_is_help=True)
@@ -72,51 +81,26 @@ def _heard(generator: IGPG) -> dict[str, Any]:
 
 def _accuracies(generator: IGPG, zoo: Zoo, train: Members, test: Members, others: list[Members]) -> dict[str, Any]:
     """Test accuracy on the held-out tasks by row, for networks of one layout."""
-    import torch
-
-    from weightgen.evaluation.baselines import class_means
-    from weightgen.types import Condition, Vectors
     from zoo.architectures import family
-    from zoo.build.encoder import EncoderConfig, TextEncoder
-    from zoo.datasets import bank_of
-    from zoo.networks import architecture_of, logits_many
-    from zoo.seeds import seed_of
-    from zoo.tasks import TEST, TRAIN, VAL
+    from zoo.networks import architecture_of
 
-    tasks = [zoo.task(name) for name in sorted({str(record.task) for record in test.records})]
-    known = [zoo.task(name) for name in sorted({str(record.task) for record in train.records})]
-    shots, judge = generator.config.shots, bank_of(zoo, tasks, TEST)
-    rng = torch.Generator().manual_seed(seed_of("evaluation", 0))
-    examples = bank_of(zoo, tasks, VAL).support(torch.arange(len(tasks)), shots, rng)
-    keys = class_means(bank_of(zoo, known, TRAIN).support(torch.arange(len(known)), shots, rng))
-    architecture = architecture_of(train.layout)
-    encoder = TextEncoder(EncoderConfig(name=str(generator.problem.text_encoder)))
+    shots = generator.config.shots
+    tasks, nearest = tasks_of(zoo, "test", shots), nearest_tasks(zoo, shots)
+    architecture, wrong = architecture_of(train.layout), architecture_of(others[0].layout)
 
-    def written(name: str) -> dict[str, Tensor]:
-        said = encoder.encode([name]).expand(len(tasks), 1, -1)
-        told = Condition(examples, architecture=Vectors(said, torch.ones(len(tasks), 1).bool()))
-        return {k: v[:, 0] for k, v in generator.networks(told, train.layout, 0).items()}
+    def near(_: Mapping[str, Any], examples: Examples, seed: int) -> Networks:
+        return members_of(train, nearest(examples))
 
-    def of(members: Members, names: list[str]) -> dict[str, Tensor]:
-        place = {record.task: i for i, record in enumerate(members.records)}
-        return {key: value[[place[name] for name in names]] for key, value in members.tensors.items()}
-
-    nearest = torch.cdist(class_means(examples), keys).argmin(-1).tolist()
-    networks = {
-        "igpg": written(family(architecture).describe(architecture)),
-        "told_wrong": written(family(wrong := architecture_of(others[0].layout)).describe(wrong)),
-        "nearest": of(train, [known[i].name for i in nearest]),
-        "oracle": of(test, [task.name for task in tasks]),
+    methods = {
+        "igpg": written(generator),
+        "told_wrong": written(generator, wrong),
+        "nearest": near,
+        "nearest_fitted": fitted(near),
+        "oracle": lambda *_: members_of(test, [task.name for task in tasks.judge.tasks]),
     }
     rows: dict[str, Any] = {"name": family(architecture).describe(architecture)}
-    with torch.no_grad():
-        for row, found in networks.items():
-            right = []
-            for task in range(len(tasks)):
-                x, y = judge.all(task)
-                one = {name: value[task : task + 1] for name, value in found.items()}
-                right.append((logits_many(architecture, one, x[None]).argmax(-1) == y).float().mean().item())
-            rows[row] = right
+    for row, make in methods.items():
+        rows[row] = accuracy(architecture, make(architecture, tasks.examples, 0), tasks.judge)
     return rows
 
 

@@ -27,6 +27,7 @@ from scripts.bench._held_out import (  # noqa: E402
     Method,
     Networks,
     accuracy,
+    fitted,
     mean,
     members_of,
     nearest_tasks,
@@ -137,29 +138,22 @@ def run(
         new = {**known, "blocks": [NEW] * len(WIDTHS)}
         wanted[family(new).describe(new)] = new
         splits = tasks_of(zoo, "val", SHOTS), tasks_of(zoo, "test", SHOTS)
-        if not target.is_file():
-            nearest, held = nearest_tasks(zoo, SHOTS), _named(load_groups(zoo, "test"))
-            names = [task.name for task in splits[1].judge.tasks]
-            full = {
-                name: {"0": accuracy(wanted[name], members_of(one, names), splits[1].judge)}
-                for name, one in held.items()
-            }
-            result = {
-                "new": family(new).describe(new),
-                "scratch": rows(scratch, wanted, splits, training, 0),
-                **{
-                    f"nearest {_depth(one)}": rows(
-                        _nearest(groups, nearest, _depth(one)),
-                        wanted if one == KNOWN[0] else {family(new).describe(new): new},
-                        splits,
-                        training,
-                        0,
-                    )
-                    for one in KNOWN
-                },
-                "trained in full": full,
-            }
-            target.write_text(json.dumps(result, indent=1) + "\n")
+        nearest, beyond = nearest_tasks(zoo, SHOTS), {family(new).describe(new): new}
+        near = {one: _nearest(groups, nearest, _depth(one)) for one in KNOWN}
+        rivals = {"scratch": (scratch, wanted)}
+        for one, asked in zip(KNOWN, (wanted, beyond), strict=True):
+            rivals[f"nearest {_depth(one)}"] = near[one], asked
+            rivals[f"nearest {_depth(one)} fitted"] = fitted(near[one]), asked
+        result = json.loads(target.read_text()) if target.is_file() else {"new": family(new).describe(new)}
+        for name, (make, asked) in rivals.items():
+            if name not in result:
+                result[name] = rows(make, asked, splits, training, 0)
+        names, judge = [task.name for task in splits[1].judge.tasks], splits[1].judge
+        result["trained in full"] = {
+            name: {"0": accuracy(wanted[name], members_of(one, names), judge)}
+            for name, one in _named(load_groups(zoo, "test")).items()
+        }
+        target.write_text(json.dumps(result, indent=1) + "\n")
         for seed in map(int, seeds.split(",")):
             if (target := RESULTS / f"full-{seed}.json").is_file():
                 continue
@@ -181,6 +175,14 @@ def _cell(found: Sequence[Mapping[str, Any]]) -> str:
     return " / ".join(f"{100 * mean([mean(one[epoch]) for one in found]):.1f}" for epoch in "01" if epoch in found[0])
 
 
+def _near(beside: Mapping[str, Any], name: str, kind: str) -> str:
+    """Cell of the nearest network; of the new depth, of both that were made to fit."""
+    if name != beside["new"]:
+        return _cell([beside[f"nearest {_depth(KNOWN[0])}{kind}"][name]])
+    found = {_depth(one): beside[f"nearest {_depth(one)}{kind}"][name] for one in KNOWN}
+    return "; ".join(f"of {layers} layers {_cell([scores])}" for layers, scores in found.items())
+
+
 @app.command()
 def render() -> None:
     """Write the section of docs/results.md."""
@@ -188,19 +190,17 @@ def render() -> None:
     if not paths or not rivals.is_file():
         raise SystemExit("error: there are no results; remedy: python scripts/bench/igpg_residual.py run")
     runs, beside = [json.loads(path.read_text()) for path in paths], json.loads(rivals.read_text())
-    lines = ["| network | | IGPG | nearest | scratch | trained in full |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| network | | IGPG | nearest | nearest, output layer fitted | scratch | trained in full |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for name in runs[0]["igpg"]:
         unseen = name == beside["new"]
-        kept = {one: rival[name] for one in KNOWN if name in (rival := beside[f"nearest {_depth(one)}"])}
-        near = "; ".join(f"of {_depth(one)} layers {_cell([scores])}" for one, scores in kept.items())
+        near = [_near(beside, name, kind) for kind in ("", " fitted")]
         full = beside["trained in full"].get(name)
         cells = [
             *(name, "new depth" if unseen else "in the zoo", _cell([one["igpg"][name] for one in runs])),
-            *(
-                near if unseen else _cell([kept[KNOWN[0]]]),
-                _cell([beside["scratch"][name]]),
-                _cell([full]) if full else "",
-            ),
+            *(*near, _cell([beside["scratch"][name]]), _cell([full]) if full else ""),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     text = TEMPLATE.format(
