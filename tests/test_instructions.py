@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from scripts.bench._resize import nearest_shape, resized
+from scripts.bench.igpg_architectures import nearest_shape
 from tests.fixtures import tiny_config
 from tests.text_world import make_encoder
 from weightgen import jobs
@@ -115,28 +115,6 @@ def test_wishes_that_cannot_be_met(
     with pytest.raises(error, match=message):
         jobs.generate(tiny_generator, data, tmp_path / "out", **wish)
     assert not (tmp_path / "out").exists()
-
-
-def test_resized_networks_compute_what_they_did_where_nothing_is_lost() -> None:
-    rng = torch.Generator().manual_seed(0)
-    small = {"family": "mlp", "sizes": [6, 4, 3], "activation": "tanh"}
-    shapes = {"layers.0.weight": (4, 6), "layers.0.bias": (4,), "layers.1.weight": (3, 4), "layers.1.bias": (3,)}
-    networks = {name: torch.randn(2, *shape, generator=rng) for name, shape in shapes.items()}
-    x = torch.randn(5, 6, generator=rng)
-
-    def out(sizes: list[int], stacked: dict[str, torch.Tensor], i: int) -> torch.Tensor:
-        architecture = {**small, "sizes": [6, *sizes, 3]}
-        return logits(architecture, {name: value[i] for name, value in stacked.items()}, x)
-
-    wider, deeper = resized(networks, [4], [9], 0), resized(networks, [4], [7, 5], 0)
-    for i in range(2):
-        assert out([9], wider, i).allclose(out([4], networks, i), atol=1e-5)
-        assert out([7, 5], deeper, i).shape == (5, 3)
-    back = resized(wider, [9], [4], 0)
-    for name in ("layers.0.weight", "layers.0.bias"):
-        assert back[name].sort(1).values.allclose(networks[name].sort(1).values)
-    for i in range(2):
-        assert out([4], back, i).allclose(out([4], networks, i), atol=1e-5), "units that lead nowhere go first"
 
 
 def test_the_nearest_shape_is_the_smaller_of_two() -> None:

@@ -89,7 +89,12 @@ def test_bodies_serve_tasks_of_other_classes_and_the_best_on_examples_held_back_
             value, torch.zeros_like(value) if name in outputs else torch.cat([blind[name], seeing[name]])
         )
     deeper = layout_of({"family": "mlp", "sizes": [2, 3, 3, 2], "activation": "relu"})
-    assert len(starts.known(deeper)[0]) == 0
+    assert len(alone.known(deeper)[0]) == 0
+    grown = words.tensors(starts.known(deeper)[0], deeper)
+    assert torch.equal(grown["layers.0.weight"], torch.cat([blind[names[0]], seeing[names[0]]]))
+    assert torch.equal(grown["layers.1.weight"], torch.eye(3).expand(2, -1, -1))
+    other = layout_of({"family": "mlp", "sizes": [2, 3, 2], "activation": "tanh"})
+    assert len(alone.known(other)[0]) == 0
     middles = torch.tensor([[3.0, 0.0], [-3.0, 0.0], [0.0, 3.0]])
     x = middles[None, :, None] + torch.randn(2, 3, 6, 2, generator=rng)
     head, examples = FittedHead(), Examples(x, torch.ones(2, 3, 6, dtype=torch.bool))
@@ -249,6 +254,63 @@ def test_igpg_learns_changes_of_the_own_start(tiny_zoo: Path, tmp_path: Path) ->
 def test_igpg_refuses_settings_without_a_network_to_start_at(override: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         tiny_config("igpg", *IGPG_SETTINGS, override)
+
+
+LEARNED = ("start=learned", "head=fitted")
+
+
+def test_of_all_networks_the_best_are_learned() -> None:
+    """And those of another depth are made of them, so that both learn."""
+    made = layout_of({"family": "mlp", "sizes": [2, 3, 2], "activation": "relu"})
+    roles = tuple(dict.fromkeys(spec.role for spec in made.tensors))
+    words = Tokenizer(4, roles, dict.fromkeys(roles, 0))
+    starts = Starts([made], words, 2, bodies=True, way="learned")
+    assert len(starts.known(made)[0]) == 0
+    values = torch.randn(3, len(words.template(made)[1]), 4, generator=torch.Generator().manual_seed(0))
+    values *= words.template(made)[0]
+    starts.take([TokenSet(values, made, torch.tensor([0, 0, 1]), torch.tensor([0.7, 0.9, 0.8]))])
+    known, _ = starts.known(made)
+    assert torch.equal(known, values[[1, 2]])
+    deeper = layout_of({"family": "mlp", "sizes": [2, 3, 3, 2], "activation": "relu"})
+    starts.known(deeper)[0].square().sum().backward()
+    (moved,) = starts.moved
+    assert moved.grad is not None
+    with torch.no_grad():
+        moved -= 0.1 * moved.grad
+    loaded = Starts([made], words, 2, bodies=True, way="learned")
+    loaded.load_state_dict(starts.state_dict())
+    assert torch.equal(loaded.known(made)[0], starts.known(made)[0])
+    assert not torch.equal(loaded.known(made)[0], known)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"), [("d2nwg", ()), ("igpg", ("prior.word_size=0.02", "stages.prior.steps=0"))]
+)
+def test_a_generator_learns_starts(name: str, settings: tuple[str, ...], tiny_zoo: Path, tmp_path: Path) -> None:
+    config = tiny_config(name, *LEARNED, *settings, "starts=2", "stages.behaviour.steps=40")
+    with Zoo.open(tiny_zoo) as zoo:
+        history = train_generator(config, zoo, tmp_path / "made")
+    generator = load_generator(tmp_path / "made")
+    assert isinstance(generator, IGPG | LatentGenerator)
+    assert generator.starts is not None
+    (moved,) = generator.starts.moved
+    assert moved.abs().amax((1, 2)).max() > 0.001
+    assert history["stages"]["behaviour"]["val_accuracy"] > 0.8
+    deeper = layout_of({"family": "mlp", "sizes": [64, 4, 4, 2], "activation": "tanh"})
+    with Zoo.open(tiny_zoo) as zoo:
+        (group,) = TrainingData(zoo, config).groups
+    assert isinstance(group.subject, ImageSubject)
+    condition = group.subject.condition(torch.arange(4), 3, torch.Generator().manual_seed(0))
+    assert torch.isfinite(generator.write(condition, deeper, torch.Generator().manual_seed(0))).all()
+
+
+@pytest.mark.parametrize("name", ["d2nwg", "igpg"])
+@pytest.mark.parametrize(
+    ("override", "message"), [("head=written", "set head to fitted"), ("conditioner.parts=[labels]", "examples")]
+)
+def test_starts_are_learned_only_where_examples_choose_them(name: str, override: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        tiny_config(name, *LEARNED, override)
 
 
 @pytest.mark.parametrize(("name", "settings"), [("d2nwg", ("start=other",)), ("igpg", IGPG_SETTINGS)])

@@ -39,7 +39,6 @@ from scripts.bench._held_out import (  # noqa: E402
     written,
 )
 from scripts.bench._page import put  # noqa: E402
-from scripts.bench._resize import nearest_shape, resized  # noqa: E402
 
 RESULTS = ROOT / "docs" / "results" / "igpg_architectures"
 SHAPES: Mapping[str, tuple[list[int], str]] = {
@@ -81,8 +80,14 @@ FITTED = {NEIGHBOUR: "the same, output layer fitted", "scratch": "scratch, outpu
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 
 
+def nearest_shape(wanted: Sequence[int], known: Sequence[Sequence[int]]) -> list[int]:
+    """The shape of the zoo with the nearest depth, then the nearest width; of two equally near ones the smaller."""
+    return list(min(known, key=lambda one: (abs(len(one) - len(wanted)), abs(one[0] - wanted[0]), len(one), one[0])))
+
+
 def _neighbours(groups: Sequence[Members], zoo: Zoo, shots: int) -> Method:
     """Networks of the task with the nearest class means, of the nearest shape, resized."""
+    from zoo.architectures import resized
     from zoo.networks import architecture_of
 
     by_shape = {tuple(architecture_of(one.layout)["sizes"][1:-1]): one for one in groups}
@@ -90,8 +95,11 @@ def _neighbours(groups: Sequence[Members], zoo: Zoo, shots: int) -> Method:
 
     def make(architecture: Mapping[str, Any], examples: Examples, seed: int) -> Networks:
         hidden = architecture["sizes"][1:-1]
-        have = nearest_shape(hidden, list(by_shape))
-        return resized(members_of(by_shape[tuple(have)], nearest(examples)), have, hidden, seed)
+        have = by_shape[tuple(nearest_shape(hidden, list(by_shape)))]
+        networks = members_of(have, nearest(examples))
+        made = resized(architecture_of(have.layout), networks, architecture, seed)
+        assert made is not None
+        return made
 
     return make
 

@@ -58,39 +58,20 @@ that of 20 layers loses the last block of each stage.
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 
 
-def _deeper(networks: Networks, blocks: int) -> Networks:
-    """Residual networks with so many blocks a stage: further ones add zero, the last ones of too many are dropped."""
-    import torch
-
-    found = {}
-    for name, value in networks.items():
-        stage, _, rest = name.partition(".")
-        if not stage.startswith("layer"):
-            found[name] = value
-            continue
-        block, _, inner = rest.partition(".")
-        if int(block) < blocks:
-            found[name] = value
-        if int(block) == 0:
-            channels = len(networks[f"{stage}.0.conv2.bias"][0])
-            for more in range(1, blocks):
-                new = f"{stage}.{more}.{inner}"
-                if new not in networks:
-                    shape = (len(value), channels, *([] if "bias" in inner else [channels, *value.shape[3:]]))
-                    found[new] = torch.zeros(shape)
-    return found
-
-
 def _nearest(groups: Mapping[str, Members], nearest: Callable[[Examples], list[str]], layers: int) -> Method:
     """The network of the nearest task, of the same kind if the zoo has it, else the residual one of so many layers."""
-    from zoo.architectures import family
+    from zoo.architectures import family, resized
+    from zoo.networks import architecture_of
 
     def make(architecture: Mapping[str, Any], examples: Examples, seed: int) -> Networks:
         tasks, name = nearest(examples), family(architecture).describe(architecture)
         if name in groups:
             return members_of(groups[name], tasks)
         known = next(one for one in groups if one.startswith(f"ResNet-{layers} "))
-        return _deeper(members_of(groups[known], tasks), architecture["blocks"][0])
+        networks = members_of(groups[known], tasks)
+        made = resized(architecture_of(groups[known].layout), networks, architecture, seed)
+        assert made is not None
+        return made
 
     return make
 

@@ -5,8 +5,9 @@
     python scripts/bench/solve.py run --tasks DIR --zoo DIR --generator DIR        # held-out tasks, test examples
     python scripts/bench/solve.py render
 
-Zoo and generator are those of ``adapters_text_measure.py``: no task of ``record`` or ``run`` was trained on, and of the
-zoo the split for training is used. Work that was stopped goes on.
+``--draw N`` takes other labelled examples and another seed. Zoo and generator are those of
+``adapters_text_measure.py``: no task of ``record`` or ``run`` was trained on, and of the zoo the split for training is
+used. Work that was stopped goes on.
 """
 
 from __future__ import annotations
@@ -50,23 +51,26 @@ ALL_WAYS = ("hwu_qa", "sst5", "tweet_hate", "persona_politics")
 MOST_WAYS = ("clickbait", "rt_polarity", "stance_climate", "snips", "clinc_banking")
 
 
-def measure(place: Place, name: str, part: int, counts: Sequence[int]) -> None:
+def measure(place: Place, name: str, part: int, counts: Sequence[int], draw: int) -> None:
     """Every way alone on one task, and on test examples the portfolio."""
-    _measure(Measured.open(place, name, part), "record" if part == VAL else "test", counts)
+    _measure(Measured.open(place, name, part), "record" if part == VAL else "test", counts, draw)
 
 
 def measure_easy(place: Place) -> None:
     """Pairs of labels that the base tells apart: the portfolio at every count, and all ways at one."""
     for name, most in FROM.items():
         for task in easy_pairs(load_text_task(place.tasks / f"{name}.json.gz", 0.15, 0), place.encoder, most):
-            _measure(Measured(place, task, TEST), "easy", COUNTS, alone=(16,))
+            _measure(Measured(place, task, TEST), "easy", COUNTS, 0, alone=(16,))
 
 
-def _measure(measured: Measured, kind: str, counts: Sequence[int], alone: Sequence[int] | None = None) -> None:
+def _measure(
+    measured: Measured, kind: str, counts: Sequence[int], draw: int, alone: Sequence[int] | None = None
+) -> None:
     place, name, part = measured.place, measured.task.name, VAL if kind == "record" else TEST
     about = {"task": name, "part": "validation" if part == VAL else "test", "unlabelled": UNLABELLED}
     about |= {"most_examples": MOST[part]} | ({} if kind == "record" else {"budget_steps": STEPS})
-    rows = Rows(RESULTS / f"{kind}-{name}.json", about)
+    about |= {"seed": draw} if draw else {}
+    rows = Rows(RESULTS / f"{kind}-{f'{draw}-' if draw else ''}{name}.json", about)
     if any(row.get("done") for row in rows.rows):
         return
     started = time.perf_counter()
@@ -76,35 +80,39 @@ def _measure(measured: Measured, kind: str, counts: Sequence[int], alone: Sequen
         for count in (0, *counts):
             key = {"way": "portfolio", "shots": count}
             budget = Budget(STEPS[count], "steps")
-            rows.add(key, lambda count=count, budget=budget: measured.portfolio(count, 0, budget, known))
+            rows.add(key, lambda count=count, budget=budget: measured.portfolio(count, draw, budget, known))
 
     def keep(way: str, count: int, found: Mapping[str, Any]) -> None:
         rows.add({"way": way, "shots": count}, lambda: found)
 
     def done(way: str, count: int) -> bool:
-        if way in TOO_LONG and name not in ALL_WAYS:
+        if way in TOO_LONG and (draw or name not in ALL_WAYS):
             return True
         return any((row["way"], row["shots"]) == (way, count) for row in rows.rows)
 
-    measured.ways(counts if alone is None else alone, 0, keep, done)
+    measured.ways(counts if alone is None else alone, draw, keep, done)
     seconds = time.perf_counter() - started
     rows.add({"way": "all", "shots": 0, "done": True}, lambda: {"seconds": round(seconds)})
 
 
 def pack() -> None:
     """Write the record that is shipped, from what was measured on the tasks for choosing."""
-    ways: dict[str, dict[str, dict[str, float]]] = {}
-    names = []
+    drawn: dict[tuple[str, int, str], list[float]] = {}
+    names = {}
     for path in sorted(RESULTS.glob("record-*.json")):
         found = json.loads(path.read_text(encoding="utf-8"))
-        names.append(found["task"])
+        names[found["task"]] = None
         for row in found["rows"]:
             if row["way"] in WAYS:
-                ways.setdefault(row["way"], {}).setdefault(str(row["shots"]), {})[found["task"]] = row["macro_f1"]
-    ways = {way: {shots: ways[way][shots] for shots in sorted(ways[way], key=int)} for way in WAYS if way in ways}
+                drawn.setdefault((row["way"], row["shots"], found["task"]), []).append(row["macro_f1"])
+    ways: dict[str, dict[str, dict[str, float]]] = {way: {} for way in WAYS if any(key[0] == way for key in drawn)}
+    for way, shots, task in sorted(drawn):
+        scores = drawn[way, shots, task]
+        ways[way].setdefault(str(shots), {})[task] = round(sum(scores) / len(scores), 4)
     about = (
         f"macro-F1 of every way on {len(names)} text tasks that neither the adapters nor the generator were trained on "
-        f"({', '.join(names)}), {UNLABELLED} unlabelled texts a task; scripts/bench/solve.py"
+        f"({', '.join(names)}), {UNLABELLED} unlabelled texts a task, mean over the draws of the "
+        "labelled examples; scripts/bench/solve.py"
     )
     content = {"base_model": MINILM, "about": about, "ways": ways}
     SHIPPED.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
@@ -117,18 +125,19 @@ def main() -> None:
     parser.add_argument("--tasks", type=Path)
     parser.add_argument("--zoo", type=Path)
     parser.add_argument("--generator", type=Path)
+    parser.add_argument("--draw", type=int, default=0, help="of the labelled examples")
     parser.add_argument("--only", default="", help="names of tasks, with commas")
     asked = parser.parse_args()
     if asked.what == "record":
         place = Place.open(asked.tasks, asked.zoo, asked.generator)
         for name in asked.only.split(",") if asked.only else (*ALL_WAYS, *MOST_WAYS):
-            measure(place, name, VAL, COUNTS)
+            measure(place, name, VAL, COUNTS, asked.draw)
     elif asked.what == "pack":
         pack()
     elif asked.what == "run":
         place = Place.open(asked.tasks, asked.zoo, asked.generator)
         for name in asked.only.split(",") if asked.only else (*FRESH, *SEEN):
-            measure(place, name, TEST, COUNTS)
+            measure(place, name, TEST, COUNTS, asked.draw)
     elif asked.what == "easy":
         measure_easy(Place.open(asked.tasks, asked.zoo, asked.generator))
     else:

@@ -28,7 +28,7 @@ from weightgen.generators.line import Line, Vocabulary
 from weightgen.generators.prior import Prior, PriorConfig, SamplingConfig, draw, windows
 from weightgen.generators.problem import Frame, Problem, TokenSet
 from weightgen.generators.refine import RefineConfig, Refinement
-from weightgen.generators.starts import Starts
+from weightgen.generators.starts import StartName, Starts
 from weightgen.nn import check_heads
 from weightgen.shapes import ShapesConfig
 from weightgen.types import Batch, Condition, Loss
@@ -50,10 +50,11 @@ class BehaviourConfig(StrictConfig):
 
 
 class StagesConfig(StrictConfig):
-    """Optimisation of each stage; the codec has one only with an autoencoder."""
+    """Optimisation of each stage; the codec has one only with an autoencoder, starts only if they are learned."""
 
     announce: StageConfig = StageConfig(steps=0, lr=3e-3)
     codec: StageConfig = StageConfig()
+    starts: StageConfig = StageConfig()
     prior: StageConfig = StageConfig()
     behaviour: StageConfig = StageConfig()
 
@@ -63,11 +64,14 @@ class IGPGConfig(GeneratorConfig):
 
     generator: Literal["igpg"] = "igpg"  # pyright: ignore[reportIncompatibleVariableOverride] - frozen
     codec: VQConfig = VQConfig()
-    start: Literal["codec", "task"] = Field(
+    start: StartName = Field(
         default="codec",
-        description="what words change: what the codec subtracts, or the best network of the task",
+        description="what words change: what the codec subtracts; the best network of the task; while training that "
+        "of another task, as for tasks that are new; networks for all tasks, learned further",
     )
-    starts: int = Field(default=1, ge=1, description="best networks a task that are kept to choose from")
+    starts: int = Field(
+        default=1, ge=1, description="best networks that are kept to choose from: of each task, or to be learned of all"
+    )
     head: HeadName = Field(
         default="written", description="output layers of classifiers; fitted: in closed form from the given examples"
     )
@@ -91,9 +95,11 @@ class IGPGConfig(GeneratorConfig):
             )
         if self.start == "task" and self.rename_classes:
             raise ValueError("networks to start at have their classes in one order: set rename_classes to false")
-        if self.start == "task" and self.behaviour.shapes.share:
+        if self.start in ("task", "other") and self.behaviour.shapes.share:
             raise ValueError("shapes made at random have no network to start at: set behaviour.shapes.share to 0")
-        if self.start == "task" and "examples" not in self.conditioner.parts:
+        if self.start in ("other", "learned") and self.head != "fitted":
+            raise ValueError("output layers of other tasks are of no use: set head to fitted")
+        if self.start != "codec" and "examples" not in self.conditioner.parts:
             raise ValueError("labelled examples say which network to start at: add examples to conditioner.parts")
         return self
 
@@ -122,8 +128,9 @@ class IGPG(AnnouncingGenerator):
         layouts = [form.layout for form in problem.forms]
         self.head = FittedHead() if config.head == "fitted" else None
         self.starts = None
-        if config.start == "task":
-            self.starts = Starts(layouts, problem.tokenizer, config.starts, bodies=config.head == "fitted")
+        if config.start != "codec":
+            bodies = config.head == "fitted"
+            self.starts = Starts(layouts, problem.tokenizer, config.starts, bodies, config.start)
         self.vocabulary = Vocabulary(self.codec.quantiser.vocabulary)
         self.prior = Prior(
             config.prior,
@@ -146,12 +153,16 @@ class IGPG(AnnouncingGenerator):
         return self.head is not None
 
     def stages(self) -> Sequence[Stage]:
-        """Codec, if it has parameters; prior; behaviour; announcements, if there are any."""
-        stages, learned = self.config.stages, (self.prior, self.conditioner)
+        """Codec, if it has parameters; starts, if they are; prior; behaviour; announcements, if there are any."""
+        behaviour, stages, learned = self.config.behaviour, self.config.stages, (self.prior, self.conditioner)
         refined = (*learned, *(part for part in (self.refine, self.head) if part is not None))
         codec = Stage("codec", stages.codec, self._codec_loss, (self.codec,), judged_by="reconstruct")
+        starts: Sequence[Stage] = []
+        if self.starts is not None:
+            starts = self.starts.stages(stages.starts, self.head, behaviour.queries, shapes=behaviour.shapes)
         return (
             *([] if self.config.codec.autoencoder == "none" else [codec]),
+            *starts,
             Stage("prior", stages.prior, self._prior_loss, learned, condition=True),
             Stage(
                 "behaviour",
@@ -159,8 +170,8 @@ class IGPG(AnnouncingGenerator):
                 self._behaviour_loss,
                 refined,
                 condition=True,
-                queries=self.config.behaviour.queries,
-                shapes=self.config.behaviour.shapes,
+                queries=behaviour.queries,
+                shapes=behaviour.shapes,
             ),
             *self.announce_stages(stages.announce),
         )
@@ -338,8 +349,8 @@ class IGPG(AnnouncingGenerator):
         return self.conditioner(batch.condition, generator)
 
     def _training_start(self, batch: Batch, generator: torch.Generator) -> Float[Tensor, "b t d"] | None:
-        """The networks of a batch are changes of the best ones of their tasks."""
-        return None if self.starts is None else self.starts.own(batch.layout, batch.task, generator)
+        """The networks that those of a batch are changes of."""
+        return None if self.starts is None else self.starts.while_training(batch, self.head, generator)
 
     def _prior_loss(self, batch: Batch) -> Loss:
         """Cross-entropy of the words of trained networks, with some conditions dropped."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Sequence
-from typing import Literal, Self
+from typing import Self
 
 import torch
 from jaxtyping import Float
@@ -23,7 +23,7 @@ from weightgen.generators import Generator, GeneratorConfig, Stage, StageConfig
 from weightgen.generators.further import FurtherConfig, trained_further
 from weightgen.generators.head import FittedHead, HeadName
 from weightgen.generators.problem import Frame, Problem, TokenSet
-from weightgen.generators.starts import Starts
+from weightgen.generators.starts import StartName, Starts
 from weightgen.mix import MixConfig
 from weightgen.nn import check_heads
 from weightgen.shapes import ShapesConfig
@@ -54,12 +54,14 @@ class LatentConfig(GeneratorConfig):
     head: HeadName = Field(
         default="written", description="output layers of classifiers; fitted: in closed form from the given examples"
     )
-    start: Literal["codec", "task", "other"] = Field(
+    start: StartName = Field(
         default="codec",
         description="what is written is a change of: what the codec subtracts; the best network of the task; while "
-        "training that of another task, as for tasks that are new",
+        "training that of another task, as for tasks that are new; networks for all tasks, learned further",
     )
-    starts: int = Field(default=1, ge=1, description="best networks a task that are kept to choose from")
+    starts: int = Field(
+        default=1, ge=1, description="best networks that are kept to choose from: of each task, or to be learned of all"
+    )
     behaviour: BehaviourConfig = BehaviourConfig()
 
     @model_validator(mode="after")
@@ -74,9 +76,11 @@ class LatentConfig(GeneratorConfig):
             raise ValueError("networks to start at have their classes in one order: set rename_classes to false")
         if self.start == "task" and self.behaviour.mix.share:
             raise ValueError("tasks made at random have no network of their own: set behaviour.mix.share to 0")
-        if self.start != "codec" and self.behaviour.shapes.share:
+        if self.start in ("task", "other") and self.behaviour.shapes.share:
             raise ValueError("shapes made at random have no network to start at: set behaviour.shapes.share to 0")
-        if self.start == "other" and self.head != "fitted":
+        if self.start == "learned" and "examples" not in self.conditioner.parts:
+            raise ValueError("labelled examples say which network to start at: add examples to conditioner.parts")
+        if self.start in ("other", "learned") and self.head != "fitted":
             raise ValueError("output layers of other tasks are of no use: set head to fitted")
         return self
 
@@ -85,6 +89,7 @@ class LatentStages(StrictConfig):
     """Optimisation of the stages that all generators over latents have."""
 
     codec: StageConfig = StageConfig()
+    starts: StageConfig = StageConfig()
     alignment: StageConfig = StageConfig()
     behaviour: StageConfig = StageConfig()
 
@@ -108,8 +113,8 @@ class LatentGenerator(Generator):
         layouts = [form.layout for form in problem.forms]
         self.starts = None
         if config.start != "codec":
-            self.starts = Starts(layouts, problem.tokenizer, config.starts, bodies=config.head == "fitted")
-        self._start_at_own = config.start == "task"
+            bodies = config.head == "fitted"
+            self.starts = Starts(layouts, problem.tokenizer, config.starts, bodies, config.start)
         self.register_buffer("latent_mean", torch.zeros(config.codec.latent))
         self.register_buffer("latent_std", torch.ones(config.codec.latent))
 
@@ -138,12 +143,16 @@ class LatentGenerator(Generator):
         """A standardised latent for every task."""
 
     def latent_stages(self, method: str, middle: StageConfig, stages: LatentStages) -> Sequence[Stage]:
-        """Codec, alignment, the method's own stage, behaviour."""
+        """Codec, starts if they are learned, alignment, the method's own stage, behaviour."""
         behaviour = self._behaviour
         learned = (self.finder, self.conditioner)
         aligned = (self.alignment,) if behaviour.alignment_weight else ()
+        starts: Sequence[Stage] = []
+        if self.starts is not None:
+            starts = self.starts.stages(stages.starts, self.head, behaviour.queries, behaviour.mix, behaviour.shapes)
         return (
             Stage("codec", stages.codec, self._codec_loss, (self.codec,), judged_by="reconstruct"),
+            *starts,
             Stage(
                 "alignment", stages.alignment, self._alignment_loss, (self.alignment, self.conditioner), condition=True
             ),
@@ -168,7 +177,7 @@ class LatentGenerator(Generator):
             self.codec.fit_normal([(one.values, f.mask, f.position) for one, f in zip(networks, frames, strict=True)])
             if self.starts is not None:
                 self.starts.take(networks)
-        if stage not in ("codec", "behaviour"):
+        if stage not in ("codec", "starts", "behaviour"):
             latents = [self._encode_weights(part, one.layout) for one in networks for part in one.values.split(256)]
             flat = torch.cat([latent.flatten(0, 1) for latent in latents])
             self.latent_mean.copy_(flat.mean(0))
@@ -209,14 +218,7 @@ class LatentGenerator(Generator):
         return self.starts.nearest(layout, self.alignment.embed_condition(encoded.pooled()), self.embed_weights)
 
     def _training_start(self, batch: Batch, generator: torch.Generator) -> Float[Tensor, "b t d"] | None:
-        """Those of the tasks of a batch, or of other tasks, as the config says."""
-        if self.starts is None:
-            return None
-        if self._start_at_own:
-            return self.starts.own(batch.layout, batch.task, generator)
-        assert batch.condition is not None
-        task = batch.task if len(batch.task) else None  # tasks made at random have no network of their own
-        return self.starts.other(batch.layout, task, len(batch.condition), generator)
+        return None if self.starts is None else self.starts.while_training(batch, self.head, generator)
 
     def embed_condition(self, condition: Condition) -> Float[Tensor, "b e"]:
         """Unit vectors of tasks in the space that the contrastive stage shares between tasks and weights."""

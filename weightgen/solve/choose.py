@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import torch
 from jaxtyping import Float, Int
@@ -16,8 +17,8 @@ from weightgen.solve.record import Prior, Record
 
 GIVEN_UP = 0.01
 """Macro-F1 that is given up at most for a simpler candidate, in the estimate."""
-BEYOND = 1.0
-"""Standard errors by which a candidate has to be ahead of the way that is best on other tasks."""
+BY_CHANCE = 0.16
+"""How likely the best of all candidates may be ahead of the way that is best on other tasks by chance, at most."""
 
 
 @dataclass(frozen=True)
@@ -155,8 +156,9 @@ def shrunken(seen: float, noise: float, prior: Prior | None) -> Difference:
 def simplest_within_noise(scored: Sequence[Scored], comparison: Comparison) -> tuple[Candidate, Candidate]:
     """The choice and the best: the simplest candidate that the best does not beat by more than one standard error.
 
-    The best of a dozen noisy scores is rarely the best. So it has to be ahead of the way that is best on other tasks by
-    more than ``BEYOND`` standard errors, or that one takes its place.
+    The best of a dozen noisy scores is rarely the best. So it has to be ahead of the way that is best on other tasks,
+    or that one takes its place: by a standard error if it is the only other candidate, by more if it is the best of
+    many (``BY_CHANCE`` is divided among them, after Bonferroni).
 
     With few labels the error is large, and on average what the best is ahead is lost. So no more than ``GIVEN_UP`` of
     the estimate is given up for simplicity, the base aside, which is taken wherever the best is within the noise of it.
@@ -166,7 +168,8 @@ def simplest_within_noise(scored: Sequence[Scored], comparison: Comparison) -> t
     usual = comparison.usual(scored)
     if usual is not None:
         ahead = comparison.difference(best.candidate, usual.candidate)
-        if ahead is None or ahead.value <= BEYOND * ahead.noise:
+        errors = NormalDist().inv_cdf(1 - BY_CHANCE / max(1, len(scored) - 1))
+        if ahead is None or ahead.value <= errors * ahead.noise:
             best = usual
     simpler = [one for one in scored if one.candidate.level < best.candidate.level]
     for one in sorted(simpler, key=lambda one: (one.candidate.level, -one.gain.value)):

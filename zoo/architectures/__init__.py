@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from zoo.errors import UsageError
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 Architecture = Mapping[str, Any]
 
@@ -147,6 +147,39 @@ def tied(architecture: Architecture) -> frozenset[str]:
     """
     method = getattr(family(architecture), "tied", None)
     return frozenset() if method is None else frozenset(method(architecture))
+
+
+def resized(
+    architecture: Architecture, tensors: Mapping[str, Tensor], wanted: Architecture, seed: int = 0
+) -> dict[str, Tensor] | None:
+    """Networks brought into another shape of their family without training; ``None`` where that is not known.
+
+    A family says how with a static method ``resized`` that leaves the output layers as they are; others have one shape
+    only. Output layers of another number of classes are zero.
+
+    Args:
+        architecture: of the networks.
+        tensors: state dict whose values have a leading axis over networks.
+        wanted: the shape wanted.
+        seed: of incoming weights of units that change nothing.
+    """
+    if architecture.get("family") != wanted.get("family"):
+        return None
+    made = family(wanted)
+    method = getattr(made, "resized", None)
+    if method is not None:
+        tensors = method(architecture, tensors, wanted, seed)
+    elif {**architecture, "classes": None} != {**wanted, "classes": None}:
+        return None
+    if tensors is None:
+        return None
+    found, outputs = dict(tensors), made.outputs(wanted)
+    for name, axis in outputs.axes:
+        shape = list(found[name].shape)
+        if shape[axis + 1] != outputs.size:
+            shape[axis + 1] = outputs.size
+            found[name] = found[name].new_zeros(shape)
+    return found
 
 
 def family(architecture: Architecture) -> type[Family]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -69,6 +70,34 @@ class ResNet:
         fields = _fields(architecture)
         depth = (3 if fields["expansion"] else 2) * sum(fields["blocks"]) + 2
         return f"ResNet-{depth} of widths {'-'.join(map(str, fields['widths']))}"
+
+    @staticmethod
+    def resized(
+        architecture: Architecture, tensors: Mapping[str, Tensor], wanted: Architecture, seed: int
+    ) -> dict[str, Tensor] | None:
+        """Return networks of other numbers of blocks; ``None`` if they differ in more than that.
+
+        New blocks end with zeros, so that they add nothing (a ReLU leaves what another gave as it is); of blocks too
+        many the last of a stage go.
+        """
+        have, want = _fields(architecture), _fields(wanted)
+        if any(have[key] != want[key] for key in have if key not in ("blocks", "classes")):
+            return None
+        rng, outputs = torch.Generator().manual_seed(seed), {name for name, _ in ResNet.outputs(wanted).axes}
+        last = ("bn" if want["norm"] else "conv") + ("3" if want["expansion"] else "2")
+        some, found = next(iter(tensors.values())), {}
+        for name, shape in shapes_of(wanted).items():
+            if name in tensors or name in outputs:
+                found[name] = tensors[name]
+                continue
+            layer, part = name.split(".")[-2:]
+            value = some.new_zeros(len(some), *shape)
+            if len(shape) == 4 and layer != last:  # He et al. 2015, arXiv 1502.01852
+                value = torch.randn(value.shape, generator=rng).to(some) * (2 / math.prod(shape[1:])) ** 0.5
+            elif part == "running_var" or (part == "weight" and len(shape) == 1 and layer != last):
+                value = torch.ones_like(value)
+            found[name] = value
+        return found
 
 
 def _with_channels(_: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
