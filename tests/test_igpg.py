@@ -13,7 +13,8 @@ from torch import Tensor
 from tests.fixtures import tiny_config
 from weightgen.codecs.quantisers import NO_CODE
 from weightgen.conditioners.joint import ConditionTokens
-from weightgen.generators.igpg import IGPG, IGPGConfig
+from weightgen.generators.igpg import IGPG
+from weightgen.generators.igpg_config import IGPGConfig
 from weightgen.generators.prior import draw, windows
 from weightgen.training_data import TrainingData
 from weightgen.types import Condition, Vectors

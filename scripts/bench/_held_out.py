@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from weightgen.generators import Generator
+    from weightgen.generators.igpg import IGPG
     from zoo.build.vectorised import TrainingConfig
     from zoo.datasets import ExampleBank, Examples, Members
     from zoo.zoo import Zoo
@@ -138,6 +139,23 @@ def written(generator: Generator, said: Mapping[str, Any] | None = None) -> Meth
         return {name: value[:, 0].contiguous() for name, value in found.items()}
 
     return make
+
+
+def started(generator: IGPG) -> Method:
+    """What a generator starts at for each task, with the output layer fitted: what it writes is a change of it."""
+    import torch
+
+    from weightgen.types import Condition
+    from zoo.kinds.dense import layout_of
+
+    def make(architecture: Mapping[str, Any], examples: Examples, seed: int) -> Networks:
+        layout = layout_of(architecture)
+        with torch.no_grad():
+            values = generator.start(Condition(examples), layout)
+        assert values is not None
+        return generator.problem.tokenizer.tensors(values, layout)
+
+    return fitted(make)
 
 
 def fitted(make: Method) -> Method:

@@ -34,6 +34,7 @@ from scripts.bench._held_out import (  # noqa: E402
     members_of,
     nearest_tasks,
     rows,
+    started,
     tasks_of,
     trained,
     written,
@@ -72,10 +73,12 @@ layers are linear discriminants of the ten examples a class.
 
 Of {new} shapes that are new, after one epoch: {said}.
 
-Output layers of IGPG are fitted to the ten examples a class (`head: fitted`). Written as words like all others, in an
-earlier training of {earlier_runs} seeds, they gave: {earlier}.
+IGPG writes changes of learned networks (`start: learned`), brought into the shape that is wanted; its start is such a
+network, with the output layer fitted. Earlier versions of IGPG, without training / after one epoch: changes of the mean
+network, output layers written like all others ({written}); changes of the mean network, output layers
+fitted to the ten examples a class ({from_mean}).
 """
-NEIGHBOUR, FULL = "nearest shape, resized", "trained in full"
+NEIGHBOUR, FULL, START = "nearest shape, resized", "trained in full", "IGPG's start"
 FITTED = {NEIGHBOUR: "the same, output layer fitted", "scratch": "scratch, output layer fitted"}
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 
@@ -118,6 +121,7 @@ def _one(seed: int, work: Path, target: Path) -> None:
     """Everything about one seed; what is in the file already is not measured again."""
     from weightgen import jobs
     from weightgen.checkpoint import load_generator
+    from weightgen.generators.igpg import IGPG
     from zoo.build.vectorised import TrainingConfig, initialise
     from zoo.datasets import load_groups
     from zoo.networks import architecture_of
@@ -165,6 +169,8 @@ def _one(seed: int, work: Path, target: Path) -> None:
                 "seconds": round(sum(stage["seconds"] for stage in stages), 1),
             }
             methods[name] = rows(written(generator), WANTED, splits, training, seed)
+            if isinstance(generator, IGPG):
+                methods[START] = rows(started(generator), WANTED, splits, training, seed)
             keep()
 
 
@@ -182,6 +188,14 @@ def _cell(found: Sequence[Mapping[str, Any]], epoch: str) -> str:
     return f"{100 * mean([mean(one[epoch]) for one in found]):.1f}" if epoch in found[0] else ""
 
 
+def _earlier(version: str) -> str:
+    """What an earlier version of IGPG gave."""
+    paths = sorted((RESULTS / "earlier" / version).glob("*.json"))
+    found = [json.loads(path.read_text())["methods"]["IGPG"] for path in paths]
+    cells = [f"{label} {' / '.join(_cell([one[label] for one in found], epoch) for epoch in '01')}" for label in SHAPES]
+    return f"{len(paths)} seeds: {', '.join(cells)}"
+
+
 @app.command()
 def render() -> None:
     """Write the section of docs/results.md."""
@@ -191,12 +205,13 @@ def render() -> None:
     runs = [json.loads(path.read_text()) for path in paths]
     have = {name: [one for one in runs if name in one["methods"]] for name in GENERATORS}
     made = [name for name, found in have.items() if found]
-    names = [*made, NEIGHBOUR, FITTED[NEIGHBOUR], "scratch", FITTED["scratch"]]
+    rivals = [NEIGHBOUR, FITTED[NEIGHBOUR], "scratch", FITTED["scratch"]]
+    names = [*made, START, *rivals]
     lines = [
         f"| hidden layers | | {' | '.join(names)} | {FULL} |",
         f"|---|---|{'---|' * len(names)}---|",
     ]
-    wins = {name: dict.fromkeys(names[len(made) :], 0) for name in made}
+    wins = {name: dict.fromkeys(rivals, 0) for name in made}
     new = [label for label, (_, what) in SHAPES.items() if what != "in the zoo"]
     for label, (_, what) in SHAPES.items():
         scores = {name: [one["methods"][name][label] for one in have.get(name, runs)] for name in [*names, FULL]}
@@ -217,14 +232,9 @@ def render() -> None:
         for name, above in wins.items()
     )
     zoo = ", ".join(sorted("-".join(map(str, shape)) for shape in runs[0]["zoo_shapes"]))
-    old = [json.loads(path.read_text())["methods"]["IGPG"] for path in sorted((RESULTS / "earlier").glob("*.json"))]
-    before = [
-        f"{label} {_cell([one[label] for one in old], '0')} / {_cell([one[label] for one in old], '1')}"
-        for label in SHAPES
-    ]
     text = TEMPLATE.format(
-        earlier_runs=len(old),
-        earlier=", ".join(before),
+        written=_earlier("written"),
+        from_mean=_earlier("from_mean"),
         runs=len(runs),
         seeds=", ".join(path.stem.removeprefix("full-") for path in paths),
         zoo=zoo,

@@ -30,8 +30,10 @@ from scripts.bench._held_out import (  # noqa: E402
     Networks,
     accuracy,
     fitted,
+    mean,
     members_of,
     nearest_tasks,
+    started,
     tasks_of,
     written,
 )
@@ -42,6 +44,7 @@ SAID = Path(__file__).with_name("igpg_instructions.json")
 LAST = ("stages.prior.steps=0", "stages.behaviour.steps=0")
 ROWS = {
     "igpg": "IGPG",
+    "start": "its start",
     "told_wrong": "IGPG, told the name of another network",
     "nearest": "nearest network of the zoo",
     "nearest_fitted": "the same, output layer fitted",
@@ -93,6 +96,7 @@ def _accuracies(generator: IGPG, zoo: Zoo, train: Members, test: Members, others
 
     methods = {
         "igpg": written(generator),
+        "start": started(generator),
         "told_wrong": written(generator, wrong),
         "nearest": near,
         "nearest_fitted": fitted(near),
@@ -155,21 +159,26 @@ def render() -> None:
     lines = [
         "## IGPG: two families from one model, and instructions",
         "",
-        "Made by `python scripts/bench/igpg_families.py render` from `docs/results/igpg_families`; one run.",
+        "Made by `python scripts/bench/igpg_families.py render` from `docs/results/igpg_families`.",
     ]
     if full:
-        one = json.loads(full[0].read_text())
+        runs = [json.loads(path.read_text()) for path in full]
+        one, seconds = runs[0], mean([run["seconds"] for run in runs])
         tasks = len(one["layouts"][0]["igpg"])
         lines += [
-            f"One generator ({one['parameters']:,} parameters, {one['seconds']:.0f} s of training on a shared core)",
+            f"{len(runs)} run(s) from an empty folder, each with a zoo of its own.",
+            f"One generator ({one['parameters']:,} parameters, {seconds:.0f} s of training on a shared core)",
             "learns from the perceptrons and convolutional networks of `configs/families.yaml` and writes one network",
-            f"of each kind for each of {tasks} held-out tasks, from ten examples a class. Accuracy untrained, %:",
+            f"of each kind for each of {tasks} held-out tasks, from ten examples a class. *Its start* is what it",
+            "writes changes of: the network, of those learned for all, that the examples choose, output layer fitted.",
+            "Accuracy untrained, %:",
             "",
             f"| network | {' | '.join(ROWS.values())} |",
             f"|---|{'---|' * len(ROWS)}",
         ]
-        for layout in one["layouts"]:
-            cells = " | ".join(f"{100 * sum(layout[row]) / len(layout[row]):.1f}" for row in ROWS)
+        for number, layout in enumerate(one["layouts"]):
+            found = [run["layouts"][number] for run in runs]
+            cells = " | ".join(f"{100 * mean([mean(scores[row]) for scores in found]):.1f}" for row in ROWS)
             lines.append(f"| {layout['name']} | {cells} |")
         lines.append("")
     found = json.loads((heard or full)[0].read_text())["instructions"]

@@ -32,6 +32,7 @@ from scripts.bench._held_out import (  # noqa: E402
     members_of,
     nearest_tasks,
     rows,
+    started,
     tasks_of,
     written,
 )
@@ -51,7 +52,8 @@ training on a shared core) learns from all and writes one network of each kind, 
 each of {tasks} held-out tasks, from ten examples a class. Cells are test accuracy in % without training / after one
 epoch on the training images of the task, at a rate chosen on the validation tasks. *Nearest* is the network of the
 training task with the nearest class means; for the new depth its network of 8 layers gets blocks that add nothing, or
-that of 20 layers loses the last block of each stage.
+that of 20 layers loses the last block of each stage. *Its start* is what IGPG writes changes of, the network among the
+learned ones that the examples choose, with the output layer fitted.
 
 {table}
 """
@@ -97,6 +99,7 @@ def run(
 
     from weightgen import jobs
     from weightgen.checkpoint import load_generator, read_history
+    from weightgen.generators.igpg import IGPG
     from zoo.architectures import family
     from zoo.build.vectorised import TrainingConfig, initialise
     from zoo.datasets import load_groups
@@ -142,12 +145,15 @@ def run(
             overrides = [f"seed={seed}", "stages.announce.steps=0"]
             jobs.train(ROOT / "configs" / "igpg-families.yaml", folder, out, overrides)
             history = read_history(out)
+            generator = load_generator(out)
+            assert isinstance(generator, IGPG)
             with torch.no_grad():
-                method = written(load_generator(out))
+                method, begun = written(generator), started(generator)
             found = {
                 "parameters": history["parameters"],
                 "seconds": round(sum(stage["seconds"] for stage in history["stages"].values()), 1),
                 "igpg": rows(method, wanted, splits, training, seed),
+                "start": rows(begun, wanted, splits, training, seed),
             }
             target.write_text(json.dumps(found, indent=1) + "\n")
 
@@ -172,15 +178,16 @@ def render() -> None:
         raise SystemExit("error: there are no results; remedy: python scripts/bench/igpg_residual.py run")
     runs, beside = [json.loads(path.read_text()) for path in paths], json.loads(rivals.read_text())
     lines = [
-        "| network | | IGPG | nearest | nearest, output layer fitted | scratch | trained in full |",
-        "|---|---|---|---|---|---|---|",
+        "| network | | IGPG | its start | nearest | nearest, output layer fitted | scratch | trained in full |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for name in runs[0]["igpg"]:
         unseen = name == beside["new"]
         near = [_near(beside, name, kind) for kind in ("", " fitted")]
         full = beside["trained in full"].get(name)
         cells = [
-            *(name, "new depth" if unseen else "in the zoo", _cell([one["igpg"][name] for one in runs])),
+            *(name, "new depth" if unseen else "in the zoo"),
+            *(_cell([one[what][name] for one in runs]) for what in ("igpg", "start")),
             *(*near, _cell([beside["scratch"][name]]), _cell([full]) if full else ""),
         ]
         lines.append(f"| {' | '.join(cells)} |")

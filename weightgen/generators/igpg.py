@@ -9,104 +9,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar, Literal, Self
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
-from pydantic import Field, model_validator
 from torch import Tensor
 
 from weightgen.codecs.quantisers import Codebooks
-from weightgen.codecs.vq import VQ, VQConfig
-from weightgen.conditioners.joint import ConditionEncoder, ConditionerConfig, ConditionTokens
-from weightgen.generators import GeneratorConfig, Stage, StageConfig, register_generator
-from weightgen.generators.announce import AnnounceConfig
+from weightgen.codecs.vq import VQ
+from weightgen.conditioners.joint import ConditionEncoder, ConditionTokens
+from weightgen.generators import GeneratorConfig, Stage, register_generator
 from weightgen.generators.announcing import AnnouncingGenerator
-from weightgen.generators.head import FittedHead, HeadName
+from weightgen.generators.head import FittedHead
+from weightgen.generators.igpg_config import IGPGConfig
 from weightgen.generators.line import Line, Vocabulary
-from weightgen.generators.prior import Prior, PriorConfig, SamplingConfig, draw, windows
+from weightgen.generators.prior import Prior, draw, windows
 from weightgen.generators.problem import Frame, Problem, TokenSet
-from weightgen.generators.refine import RefineConfig, Refinement
-from weightgen.generators.starts import StartName, Starts
-from weightgen.nn import check_heads
-from weightgen.shapes import ShapesConfig
+from weightgen.generators.refine import Refinement
+from weightgen.generators.starts import Starts
 from weightgen.types import Batch, Condition, Loss
-from zoo.config import StrictConfig
 from zoo.errors import UsageError
 from zoo.seeds import seed_of
 from zoo.types import Layout
-
-
-class BehaviourConfig(StrictConfig):
-    """What the behavioural stage mixes into the task loss."""
-
-    queries: int = Field(default=64, ge=1, description="labelled examples a task and step")
-    prior_weight: float = Field(default=0.1, ge=0, description="of the cross-entropy of trained networks")
-    passes: int = Field(default=1, ge=1, description="drafts before the words that are judged")
-    softness: float = Field(default=1.0, gt=0, description="temperature of the probabilities that the gradient goes to")
-    share: float = Field(default=0.25, gt=0, le=1, description="of the trained networks for the cross-entropy")
-    shapes: ShapesConfig = ShapesConfig()
-
-
-class StagesConfig(StrictConfig):
-    """Optimisation of each stage; the codec has one only with an autoencoder, starts only if they are learned."""
-
-    announce: StageConfig = StageConfig(steps=0, lr=3e-3)
-    codec: StageConfig = StageConfig()
-    starts: StageConfig = StageConfig()
-    prior: StageConfig = StageConfig()
-    behaviour: StageConfig = StageConfig()
-
-
-class IGPGConfig(GeneratorConfig):
-    """Everything that decides an IGPG training run, except the zoo."""
-
-    generator: Literal["igpg"] = "igpg"  # pyright: ignore[reportIncompatibleVariableOverride] - frozen
-    codec: VQConfig = VQConfig()
-    start: StartName = Field(
-        default="codec",
-        description="what words change: what the codec subtracts; the best network of the task; while training that "
-        "of another task, as for tasks that are new; networks for all tasks, learned further",
-    )
-    starts: int = Field(
-        default=1, ge=1, description="best networks that are kept to choose from: of each task, or to be learned of all"
-    )
-    head: HeadName = Field(
-        default="written", description="output layers of classifiers; fitted: in closed form from the given examples"
-    )
-    conditioner: ConditionerConfig = ConditionerConfig()
-    width: int = Field(default=96, ge=8, description="of condition tokens and of the language model")
-    heads: int = Field(default=4, ge=1)
-    prior: PriorConfig = PriorConfig()
-    sampling: SamplingConfig = SamplingConfig()
-    refine: RefineConfig = RefineConfig()
-    announce: AnnounceConfig = AnnounceConfig()
-    behaviour: BehaviourConfig = BehaviourConfig()
-    stages: StagesConfig = StagesConfig()
-
-    @model_validator(mode="after")
-    def _heads_fit(self) -> Self:
-        check_heads(self.width, self.heads)
-        check_heads(self.width, self.conditioner.heads)
-        if self.has_own_words and self.codec.quantiser.kind != "vq":
-            raise ValueError(
-                f"prior.learn_words and prior.word_size need codec.quantiser.kind vq, not {self.codec.quantiser.kind}"
-            )
-        if self.start == "task" and self.rename_classes:
-            raise ValueError("networks to start at have their classes in one order: set rename_classes to false")
-        if self.start in ("task", "other") and self.behaviour.shapes.share:
-            raise ValueError("shapes made at random have no network to start at: set behaviour.shapes.share to 0")
-        if self.start in ("other", "learned") and self.head != "fitted":
-            raise ValueError("output layers of other tasks are of no use: set head to fitted")
-        if self.start != "codec" and "examples" not in self.conditioner.parts:
-            raise ValueError("labelled examples say which network to start at: add examples to conditioner.parts")
-        return self
-
-    @property
-    def has_own_words(self) -> bool:
-        """Whether words stand for something else than the codec was fitted to."""
-        return self.prior.learn_words or self.prior.word_size != 1
 
 
 @register_generator
