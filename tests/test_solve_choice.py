@@ -142,6 +142,27 @@ def test_the_record_lies_on_lines_between_what_was_measured() -> None:
     assert found.prior("static", "base", 4) is None
 
 
+def test_ways_are_compared_draw_by_draw() -> None:
+    """A way that was measured on one draw is not compared with another's mean over all."""
+    tasks = [f"t{i}" for i in range(4)]
+    scores = {
+        "base": {0: dict.fromkeys(tasks, 0.5)},
+        "finetuned": {4: {**dict.fromkeys(tasks, 0.7), **{f"{task}#1": 0.5 for task in tasks}}},
+        "soup": {4: {**dict.fromkeys(tasks, 0.7), "t0#1": 0.6}},
+        "atlas": {4: dict.fromkeys(tasks, 0.65)},
+    }
+    found = Record("base", "", scores)
+    ahead = [found.prior(first, "finetuned", 4) for first in ("atlas", "soup")]
+    assert [one and round(one.mean, 6) for one in ahead] == [-0.05, round(0.05 / 4, 6)]
+    alone = found.prior("finetuned", "base", 4)
+    assert alone is not None
+    assert alone.mean == pytest.approx(0.2), "the base has no second draw"
+    assert (
+        Record("base", "", {**scores, "atlas": {4: {f"t0#{i}": 0.6 for i in range(4)}}}).prior("atlas", "finetuned", 4)
+        is None
+    ), "draws of one task are one task"
+
+
 def test_what_learned_from_half_is_credited_with_what_all_are_worth_elsewhere() -> None:
     tasks = [f"t{i}" for i in range(4)]
     scores = {

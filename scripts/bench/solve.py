@@ -28,7 +28,7 @@ from scripts.bench.compose_few_shot import Rows  # noqa: E402
 from scripts.bench.solve_pairs import FROM, easy_pairs  # noqa: E402
 from scripts.bench.solve_ways import MOST, UNLABELLED, Measured, Place  # noqa: E402
 from weightgen.solve.budget import Budget  # noqa: E402
-from weightgen.solve.record import SHIPPED, Record  # noqa: E402
+from weightgen.solve.record import DRAW, SHIPPED, Record  # noqa: E402
 from weightgen.solve.ways import WAYS  # noqa: E402
 from zoo.build.encoder import MINILM  # noqa: E402
 from zoo.build.text_tasks import load_text_task  # noqa: E402
@@ -97,22 +97,20 @@ def _measure(
 
 def pack() -> None:
     """Write the record that is shipped, from what was measured on the tasks for choosing."""
-    drawn: dict[tuple[str, int, str], list[float]] = {}
+    ways: dict[str, dict[str, dict[str, float]]] = {way: {} for way in WAYS}
     names = {}
-    for path in sorted(RESULTS.glob("record-*.json")):
+    for path in sorted(RESULTS.glob("record-*.json"), key=lambda path: (path.stem.count("-"), path.stem)):
         found = json.loads(path.read_text(encoding="utf-8"))
         names[found["task"]] = None
+        key = found["task"] + (f"{DRAW}{found['seed']}" if found.get("seed") else "")
         for row in found["rows"]:
             if row["way"] in WAYS:
-                drawn.setdefault((row["way"], row["shots"], found["task"]), []).append(row["macro_f1"])
-    ways: dict[str, dict[str, dict[str, float]]] = {way: {} for way in WAYS if any(key[0] == way for key in drawn)}
-    for way, shots, task in sorted(drawn):
-        scores = drawn[way, shots, task]
-        ways[way].setdefault(str(shots), {})[task] = round(sum(scores) / len(scores), 4)
+                ways[row["way"]].setdefault(str(row["shots"]), {})[key] = row["macro_f1"]
+    ways = {way: {n: shots[n] for n in sorted(shots, key=int)} for way, shots in ways.items() if shots}
     about = (
         f"macro-F1 of every way on {len(names)} text tasks that neither the adapters nor the generator were trained on "
-        f"({', '.join(names)}), {UNLABELLED} unlabelled texts a task, mean over the draws of the "
-        "labelled examples; scripts/bench/solve.py"
+        f"({', '.join(names)}), {UNLABELLED} unlabelled texts a task; NAME#1 and NAME#2 are other "
+        "draws of the labelled examples; scripts/bench/solve.py"
     )
     content = {"base_model": MINILM, "about": about, "ways": ways}
     SHIPPED.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
@@ -126,18 +124,20 @@ def main() -> None:
     parser.add_argument("--zoo", type=Path)
     parser.add_argument("--generator", type=Path)
     parser.add_argument("--draw", type=int, default=0, help="of the labelled examples")
+    parser.add_argument("--counts", default=",".join(map(str, COUNTS)), help="labelled examples a label")
     parser.add_argument("--only", default="", help="names of tasks, with commas")
     asked = parser.parse_args()
+    counts = [int(count) for count in asked.counts.split(",")]
     if asked.what == "record":
         place = Place.open(asked.tasks, asked.zoo, asked.generator)
         for name in asked.only.split(",") if asked.only else (*ALL_WAYS, *MOST_WAYS):
-            measure(place, name, VAL, COUNTS, asked.draw)
+            measure(place, name, VAL, counts, asked.draw)
     elif asked.what == "pack":
         pack()
     elif asked.what == "run":
         place = Place.open(asked.tasks, asked.zoo, asked.generator)
         for name in asked.only.split(",") if asked.only else (*FRESH, *SEEN):
-            measure(place, name, TEST, COUNTS, asked.draw)
+            measure(place, name, TEST, counts, asked.draw)
     elif asked.what == "easy":
         measure_easy(Place.open(asked.tasks, asked.zoo, asked.generator))
     else:

@@ -11,7 +11,7 @@ import torch
 
 from scripts.bench._page import put
 from scripts.bench.solve import FRESH, SEEN
-from weightgen.solve.record import SHIPPED, Record
+from weightgen.solve.record import DRAW, SHIPPED, Record
 from weightgen.solve.ways import WAYS
 from zoo.build.encoder import MINILM
 
@@ -21,9 +21,9 @@ SECTION = """## The portfolio
 Made by `python scripts/bench/solve.py render` from `docs/results/solve`. Whole tasks are held out: neither the
 adapters (34 tasks, the training split of the zoo of the study above) nor the generator have seen them. Everything knows
 description, label texts and {unlabelled} unlabelled texts; shots are labelled examples a label. Macro-F1 in %, on
-{judged} test examples a task at most. Budget of `solve`: {budget}. Every task counts once, one draw of the
-shots. Intervals, where there are at least four tasks, are 95 %, from {resamples} paired resamples of the tasks.
-They are few.
+{judged} test examples a task at most. Budget of `solve`: {budget}. Every task counts once, with the
+mean over the draws of the shots ({draws}). Intervals, where there are at least four tasks, are 95 %, from {resamples}
+paired resamples of the tasks. They are few.
 
 Earlier portfolios were measured on the {seen_count} test tasks, and what was seen there led to this one. The
 first, on five tasks, often did not train the adapter for all tasks further. After that was seen, it always is; no more
@@ -36,9 +36,12 @@ other tasks by more than a standard error; and five more tasks of the record wer
 all, gave up to a point of the estimate away for fine-tuning one adapter in place of the mean of two, and lost as much.
 After that was seen, the two count as equally simple, nothing is given up among equals, and the way that is best on
 other tasks is the one with the highest mean there, be it within the error. With 64 shots it has 900 steps instead of
-430, which did not suffice to judge that mean. These rules were reasoned, not tuned; their constants are the first that
-were tried. No portfolio was measured before on {fresh}:
-their own table below is untouched by what was seen, but the generator was chosen by their validation examples.
+430, which did not suffice to judge that mean. The fourth, on one draw of the shots, was .4 and .2 below the mean of
+fine-tuned adapters at 16 and 64 shots, because the best of a dozen was often ahead by chance. After that was seen, the
+best of many has to be further ahead than the best of few (after Bonferroni), and the record of the ways that learn is
+compared over three draws of the shots. These rules were reasoned, not tuned; their constants are the first that were
+tried. The draws of the shots below are others than those before. Only the fourth portfolio was measured before on
+{fresh}; the generator was chosen by their validation examples.
 
 {short}
 
@@ -57,6 +60,10 @@ Chosen ways, all tasks and label counts:
 {runs}
 
 ### The earlier portfolios
+
+The fourth portfolio, one draw of the shots:
+
+{fourth}
 
 The third portfolio, 430 steps:
 
@@ -92,20 +99,23 @@ GROUP = """{title}:
 def render(folder: Path) -> None:
     """Write the section."""
     done = _read(folder, "test")
-    scores = {one["task"]: _scores(one["rows"]) for one in done}
+    scores = _by_task(done)
     fresh = [name for name in FRESH if name in scores]
     seen = [name for name in scores if name in SEEN]
     groups = {
         f"Measured in full, {len(seen)} of {len(SEEN)} test tasks": seen,
-        f"The {len(fresh)} that no portfolio was measured on before": fresh,
+        f"The {len(fresh)} that no portfolio but the fourth was measured on before": fresh,
     }
     record = Record.load(SHIPPED, MINILM)
     assert record is not None
-    known = sorted({task for shots in record.scores.values() for tasks in shots.values() for task in tasks})
+    known = sorted(
+        {task for shots in record.scores.values() for tasks in shots.values() for task in tasks if DRAW not in task}
+    )
     text = SECTION.format(
         unlabelled=done[0]["unlabelled"],
         judged=done[0]["most_examples"],
         budget=_budget(done[0]["budget_steps"]),
+        draws=_draws(done),
         fresh=", ".join(fresh) or "none",
         seen_count=len(SEEN),
         resamples=RESAMPLES,
@@ -114,17 +124,10 @@ def render(folder: Path) -> None:
         chosen=_chosen(done),
         abstention=_abstention(done, _read(folder, "easy")),
         runs=_runs(folder),
-        third=_group(
-            "Means over the fourteen",
-            {o["task"]: _scores(o["rows"]) for o in _read(folder / "earlier" / "third", "test")},
-        ),
-        second=_group(
-            "Means over the eleven",
-            {o["task"]: _scores(o["rows"]) for o in _read(folder / "earlier" / "second", "test")},
-        ),
-        before=_group(
-            "Means over the five", {o["task"]: _scores(o["rows"]) for o in _read(folder / "earlier" / "before", "test")}
-        ),
+        fourth=_earlier(folder / "earlier" / "fourth", "Means over the fourteen", SEEN),
+        third=_earlier(folder / "earlier" / "third", "Means over the fourteen"),
+        second=_earlier(folder / "earlier" / "second", "Means over the eleven"),
+        before=_earlier(folder / "earlier" / "before", "Means over the five"),
         record_tasks=", ".join(known),
         record_heads=" | ".join(f"{shots} shots" for shots in SHOTS[1:]),
         record_rule="---|" * (len(SHOTS) - 1),
@@ -132,6 +135,29 @@ def render(folder: Path) -> None:
     )
     put("solve", text)
     print(text)
+
+
+def _earlier(folder: Path, title: str, names: Sequence[str] = ()) -> str:
+    """The tables of an earlier portfolio, on all of its tasks or some."""
+    scores = _by_task(_read(folder, "test"))
+    return _group(title, {name: one for name, one in scores.items() if not names or name in names})
+
+
+def _by_task(files: Sequence[Mapping[str, Any]]) -> dict[str, dict[tuple[str, int], float]]:
+    """Mean over the draws; at a number of shots all ways are measured in the same ones."""
+    found: dict[str, dict[tuple[str, int], float]] = {}
+    for task in sorted({one["task"] for one in files}):
+        draws = [_scores(one["rows"]) for one in files if one["task"] == task]
+        every = {key: [draw[key] for draw in draws if key in draw] for draw in draws for key in draw}
+        found[task] = {key: sum(values) / len(values) for key, values in every.items()}
+    return found
+
+
+def _draws(files: Sequence[Mapping[str, Any]]) -> str:
+    """How many, by shots."""
+    every = [(row["shots"], one["task"]) for one in files for row in one["rows"] if row["way"] == "portfolio"]
+    least = {shots: min(every.count(key) for key in every if key[0] == shots) for shots in SHOTS[1:]}
+    return ", ".join(f"{count} at {shots} shots" for shots, count in least.items())
 
 
 def _budget(steps: Mapping[str, int]) -> str:
@@ -218,10 +244,14 @@ def _differences(scores: Mapping[str, Mapping[tuple[str, int], float]]) -> str:
 
 def _chosen(files: Sequence[Mapping[str, Any]]) -> str:
     lines = ["| task | " + " | ".join(f"{shots} shots" for shots in SHOTS) + " |", "|---|" + "---|" * len(SHOTS)]
-    for one in files:
-        rows = {row["shots"]: row for row in one["rows"] if row["way"] == "portfolio"}
-        cells = [f"{rows[shots]['chosen_way']} {100 * rows[shots]['macro_f1']:.1f}" for shots in SHOTS]
-        lines.append(f"| {one['task']} | {' | '.join(cells)} |")
+    for task in sorted({one["task"] for one in files}):
+        cells = []
+        for shots in SHOTS:
+            rows = [row for one in files if one["task"] == task for row in one["rows"]]
+            rows = [row for row in rows if (row["way"], row["shots"]) == ("portfolio", shots)]
+            said = [f"{row['chosen_way']} {100 * row['macro_f1']:.1f}" for row in rows]
+            cells.append(", ".join(dict.fromkeys(said)))
+        lines.append(f"| {task} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -247,7 +277,10 @@ def _advised(files: Sequence[Mapping[str, Any]]) -> str:
     for one in files:
         rows = [row for row in one["rows"] if "macro_f1" in row]
         base = next(row for row in rows if row["way"] == "base")
+        again = any(other["task"] == one["task"] for other in files[: files.index(one)])
         for ours in (row for row in rows if row["way"] == "portfolio"):
+            if again and not ours["shots"]:
+                continue  # without labels nothing is drawn
             fixed = [row for row in rows if row["way"] in WAYS and not WAYS[row["way"]].learned]
             learned = [row for row in rows if row["way"] in WAYS and WAYS[row["way"]].learned]
             rivals = fixed + [row for row in learned if row["shots"] == ours["shots"]]
@@ -298,6 +331,6 @@ def _record(record: Record) -> str:
         if way == "base" or priors[0] is None:
             continue
         cells = ["" if one is None else f"{100 * one.mean:+.1f} ± {100 * one.spread:.1f}" for one in priors]
-        count = len(next(iter(record.scores[way].values())))
+        count = len({task.partition(DRAW)[0] for task in next(iter(record.scores[way].values()))})
         lines.append(f"| {way} | {' | '.join(cells)} | {count} |")
     return "\n".join(lines)

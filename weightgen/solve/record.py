@@ -19,6 +19,8 @@ from zoo.errors import BadArtefact
 
 SHIPPED = Path(__file__).parent / "record.json"
 LEAST_TASKS = 4
+DRAW = "#"
+"""What stands between the name of a task and the number of another draw of its labelled examples."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,8 @@ class Record:
     Attributes:
         base_model: the base it was measured on.
         about: where it comes from, in words.
-        scores: way, number of examples a label (0 for ways that learn nothing), task.
+        scores: way, number of examples a label (0 for ways that learn nothing), task, ``task#1`` for the same task with
+            other labelled examples. Ways are compared draw by draw, and draws of a task are averaged.
     """
 
     base_model: str
@@ -78,7 +81,7 @@ class Record:
             own = None if first == "base" else self.prior(first, "base", shots)
             return None if own is None else Prior(0.0, own.spread, own.error)
         one, two = self._at(first, shots), self._at(second, shots)
-        gains = [one[task] - two[task] for task in sorted(one.keys() & two.keys())]
+        gains = _gains(one, two)
         if len(gains) < LEAST_TASKS:
             return None
         mean = sum(gains) / len(gains)
@@ -94,7 +97,7 @@ class Record:
         if len(self.scores.get(way, {})) < 2 or not 0 < share < 1:
             return 0.0
         whole, part = (self._at(way, n, further=True) for n in (shots, shots * share))
-        gains = [whole[task] - part[task] for task in whole.keys() & part.keys()]
+        gains = _gains(whole, part)
         return sum(gains) / len(gains) if gains else 0.0
 
     def _at(self, way: str, shots: float, *, further: bool = False) -> Mapping[str, float]:
@@ -112,3 +115,11 @@ class Record:
         share = math.log(at / low) / math.log(high / low)
         tasks = known[low].keys() & known[high].keys()
         return {task: (1 - share) * known[low][task] + share * known[high][task] for task in tasks}
+
+
+def _gains(one: Mapping[str, float], two: Mapping[str, float]) -> list[float]:
+    """What the first scores are above the second, a task each; only draws that both were measured on."""
+    drawn: dict[str, list[float]] = {}
+    for key in sorted(one.keys() & two.keys()):
+        drawn.setdefault(key.partition(DRAW)[0], []).append(one[key] - two[key])
+    return [sum(gains) / len(gains) for gains in drawn.values()]
