@@ -160,3 +160,14 @@ def test_curves_of_another_form_are_passed_over(tmp_path: Path) -> None:
 def test_the_results_of_this_project_are_read() -> None:
     docs = Path(__file__).parent.parent / "docs" / "results"
     assert sum(len(section.tables) for section in read_results(docs)) >= 10
+
+
+def test_draws_and_tasks_of_one_study_are_one_table(tmp_path: Path) -> None:
+    for draw, task, share in ((1, "a", 0.2), (2, "a", 0.4), (1, "b", 0.6)):
+        rows = [{"way": way, "shots": 4, "macro_f1": share} for way in ("one", "two")]
+        content = {"task": task, "seed": draw, "rows": rows}
+        write(tmp_path / "study", f"test-{draw}-{task}", content)
+    (section,) = read_results(tmp_path)
+    (table,) = section.tables
+    assert table.title == "test"
+    assert [sorted(entry.values.values()) for entry in table.entries] == [[0.2, 0.4, 0.6]] * 2

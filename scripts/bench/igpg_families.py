@@ -180,7 +180,9 @@ def render() -> None:
             found = [run["layouts"][number] for run in runs]
             cells = " | ".join(f"{100 * mean([mean(scores[row]) for scores in found]):.1f}" for row in ROWS)
             lines.append(f"| {layout['name']} | {cells} |")
-        lines.append("")
+        before = json.loads((RESULTS / "earlier" / "from_mean" / "full-0.json").read_text())["layouts"]
+        said = ", ".join(f"{one['name']} {100 * mean(one['igpg']):.1f}" for one in before)
+        lines += ["", f"Before, lines changed the mean network of each kind (one training): {said}.", ""]
     found = json.loads((heard or full)[0].read_text())["instructions"]
     fresh, families, used = (found[kind] for kind in ("fresh", "families", "used"))
 

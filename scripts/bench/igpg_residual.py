@@ -56,6 +56,9 @@ that of 20 layers loses the last block of each stage. *Its start* is what IGPG w
 learned ones that the examples choose, with the output layer fitted.
 
 {table}
+
+Before, lines changed the mean network of each kind instead of learned networks (one training, without an epoch / after
+it): {earlier}.
 """
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 
@@ -191,7 +194,9 @@ def render() -> None:
             *(*near, _cell([beside["scratch"][name]]), _cell([full]) if full else ""),
         ]
         lines.append(f"| {' | '.join(cells)} |")
+    before = json.loads((RESULTS / "earlier" / "from_mean" / "full-0.json").read_text())["igpg"]
     text = TEMPLATE.format(
+        earlier=", ".join(f"{name} {_cell([scores])}" for name, scores in before.items()),
         seeds=", ".join(path.stem.removeprefix("full-") for path in paths),
         parameters=runs[0]["parameters"],
         seconds=mean([one["seconds"] for one in runs]),

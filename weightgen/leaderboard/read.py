@@ -134,8 +134,8 @@ def _tables(files: Sequence[Path]) -> list[Table]:
 
 
 def _gather(path: Path, content: Mapping[str, Any], gathered: dict[tuple[str, str], _Rows]) -> None:
-    first, _, last = path.stem.rpartition("-")
     title = path.stem.removesuffix(f"-{content.get('task')}")
+    first, _, last = title.rpartition("-")
     title = first if first and last.isdigit() else title  # one file a task or a seed: they belong together
     verdict = content.get("verdict")
     said = str(verdict.get("sentence", "")) if isinstance(verdict, Mapping) else ""
