@@ -258,10 +258,11 @@ class Runner:
         finally:
             del self._children[job.id]
             keep = code is None and child.light and not BY_JOB[job.job].alone and self.config.warm
-            if keep and self._spare is None and not self._closing:
-                self._spare = child
-            else:
-                self._soon(child.end(0))
+            unneeded: Child | None = child
+            if keep and not self._closing:  # rather than a new one, which another worker may have started meanwhile
+                unneeded, self._spare = self._spare, child
+            if unneeded is not None:
+                self._soon(unneeded.end(0))
         if job.read_result():
             job.become(FAILED if "error" in job.answer else DONE)
         elif job.stop_as is not None:
