@@ -118,6 +118,10 @@ class Comparison:
         prior = self._record.prior(first.candidate.way, second.candidate.way, self._shots)
         return prior is not None and prior.mean <= GIVEN_UP
 
+    def recorded(self, candidate: Candidate) -> bool:
+        """Whether the record knows what a candidate's way gains over the base, so that estimates are drawn to it."""
+        return self._record is not None and self._record.prior(candidate.way, BASE.way, self._shots) is not None
+
     def _growth(self, candidate: Candidate) -> float:
         return self._record.growth(candidate.way, self._shots, self._share) if self._record else 0.0
 
@@ -161,7 +165,8 @@ def simplest_within_noise(scored: Sequence[Scored], comparison: Comparison) -> t
     many (``BY_CHANCE`` is divided among them, after Bonferroni).
 
     With few labels the error is large, and on average what the best is ahead is lost. So no more than ``GIVEN_UP`` of
-    the estimate is given up for simplicity, the base aside, which is taken wherever the best is within the noise of it.
+    the estimate is given up for simplicity. Without a record the best of many scores is ahead of the base by chance, so
+    there the base is taken wherever the best is within the noise of it.
     Nothing is given up for what is no simpler; the simplest of several is taken, and of equals the better one.
     """
     best = max(scored, key=lambda one: (one.gain.value, -one.candidate.level))
@@ -176,10 +181,10 @@ def simplest_within_noise(scored: Sequence[Scored], comparison: Comparison) -> t
         ahead = comparison.difference(best.candidate, one.candidate)
         if ahead is None:
             continue
-        if one.candidate.way == BASE.way:
+        if one.candidate.way == BASE.way and not comparison.recorded(best.candidate):
             taken = ahead.value <= ahead.noise
         else:
-            taken = ahead.value <= min(ahead.noise, GIVEN_UP) and comparison.alike(best, one)
-        if taken:
+            taken = ahead.value <= min(ahead.noise, GIVEN_UP)
+        if taken and (one.candidate.way == BASE.way or comparison.alike(best, one)):
             return one.candidate, best.candidate
     return best.candidate, best.candidate
