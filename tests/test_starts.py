@@ -302,6 +302,9 @@ def test_a_generator_learns_starts(name: str, settings: tuple[str, ...], tiny_zo
     assert isinstance(group.subject, ImageSubject)
     condition = group.subject.condition(torch.arange(4), 3, torch.Generator().manual_seed(0))
     assert torch.isfinite(generator.write(condition, deeper, torch.Generator().manual_seed(0))).all()
+    other = layout_of({"family": "mlp", "sizes": [64, 4, 2], "activation": "relu"})
+    with pytest.raises(UsageError, match="can be brought into, the shape"):
+        generator.write(condition, other, torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize("name", ["d2nwg", "igpg"])

@@ -149,13 +149,14 @@ class IGPG(AnnouncingGenerator):
         return self.vocabulary.words(self.codec.encode(values, frame.mask, frame.position), self.line(layout))
 
     def start(self, condition: Condition, layout: Layout) -> Float[Tensor, "b t d"] | None:
-        """The networks to start at, if any serve this layout: those that do best on the labelled examples.
+        """The networks to start at, if the config has such: those that do best on the labelled examples.
 
         Raises:
-            UsageError: if there are no labelled examples.
+            UsageError: if there are no labelled examples, or no network has or can be given the shape.
         """
-        if self.starts is None or not len(self.starts.known(layout)[0]):
+        if self.starts is None:
             return None
+        self.starts.check(layout)
         if condition.examples is None:
             raise UsageError(
                 "this generator changes trained networks, and examples say which", "give labelled examples"

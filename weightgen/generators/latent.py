@@ -207,12 +207,16 @@ class LatentGenerator(Generator):
         return values if start is None else values + (start - self.codec.normal(frame.position)[0]) * frame.mask
 
     def start(self, condition: Condition, encoded: ConditionTokens, layout: Layout) -> Float[Tensor, "b t d"] | None:
-        """The networks to start at, if any serve this layout.
+        """The networks to start at, if the config has such.
 
         Those that do best on the labelled examples; without examples, those nearest in the contrastive space.
+
+        Raises:
+            UsageError: if no network has or can be given the shape.
         """
-        if self.starts is None or not len(self.starts.known(layout)[0]):
+        if self.starts is None:
             return None
+        self.starts.check(layout)
         if condition.examples is not None:
             return self.starts.fitting(layout, condition.examples, self.head)
         return self.starts.nearest(layout, self.alignment.embed_condition(encoded.pooled()), self.embed_weights)

@@ -25,6 +25,7 @@ from weightgen.shapes import ShapesConfig
 from weightgen.types import Batch, Loss
 from zoo.architectures import resized
 from zoo.datasets import Examples
+from zoo.errors import UsageError
 from zoo.networks import architecture_of, logits_many
 from zoo.tokens import Tokenizer
 from zoo.types import Layout
@@ -98,6 +99,21 @@ class Starts(nn.Module):
                 return torch.cat(values), torch.cat(tasks)
         return self.get_buffer("values_0")[:0], self.get_buffer("tasks_0")[:0]
 
+    def check(self, layout: Layout) -> None:
+        """See that networks serve a layout.
+
+        Raises:
+            UsageError: if none does.
+        """
+        if len(self.known(layout)[0]):
+            return
+        architecture = layout.config.get("architecture", layout.fingerprint[:12])
+        raise UsageError(
+            f"no network that this generator starts at has, or can be brought into, the shape {architecture}",
+            "ask for other hidden layers of a perceptron that it learned from, or other blocks of a residual network, "
+            "and for everything else as it was learned",
+        )
+
     def _values(self, number: int) -> Float[Tensor, "k t d"]:
         """The networks of one layout as they are by now."""
         taken = self.get_buffer(f"values_{number}")
@@ -110,6 +126,9 @@ class Starts(nn.Module):
         if own.layout.fingerprint == layout.fingerprint:
             return values
         if not self._bodies:
+            return None
+        functions = {one.config.get("architecture", {}).get("activation") for one in (own.layout, layout)} - {None}
+        if len(functions) > 1:
             return None
         other = Frame.of(layout, self._tokenizer)
         here, there = ~own.output, ~other.output
