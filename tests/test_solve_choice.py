@@ -122,6 +122,26 @@ def test_what_is_best_elsewhere_gives_way_only_to_what_is_ahead_beyond_noise() -
     assert chosen({BASE: 100, RETRIEVED: 5, GENERATED: 80, FINETUNED: 80}, 200, usual)[0] == RETRIEVED
 
 
+def test_the_best_of_many_has_to_be_further_ahead_than_the_best_of_two() -> None:
+    usual = record({"base": [0.0] * 6, "retrieved": [0.35, -0.25] * 3, "finetuned": [0.1] * 6})
+    few = {BASE: 30, RETRIEVED: 8, FINETUNED: 12}
+    others = {Candidate(f"retrieved-{i}", "retrieved", ""): 25 for i in range(2, 12)}
+    assert chosen(few, 60, usual)[0] == RETRIEVED
+    assert chosen(few | others, 60, usual)[0] == FINETUNED
+
+
+def test_no_more_than_a_point_is_given_up_for_the_base_where_there_is_a_record() -> None:
+    """The estimate is a few points, and less than its noise."""
+    usual, wrong = record({"finetuned": [0.3, 0.0] * 3}), {BASE: 4, FINETUNED: 4}
+    y = torch.arange(16) % 2
+    comparison = Comparison(y, {one.name: answers(y, bad) for one, bad in wrong.items()}, usual, 8)
+    ahead = comparison.difference(FINETUNED, BASE)
+    assert ahead is not None
+    assert 0.01 < ahead.value < ahead.noise
+    assert chosen(wrong, 16, usual)[0] == FINETUNED
+    assert chosen({BASE: 4, FINETUNED: 3}, 16)[0] == BASE, "without a record noise decides"
+
+
 def test_where_the_base_is_right_the_record_promises_nothing() -> None:
     usual = record({"base": [0.0] * 6, "finetuned": [0.3, 0.3, 0.3, 0.31, 0.29, 0.3]})
     assert chosen({BASE: 0, FINETUNED: 0}, 8, usual)[0] == BASE

@@ -13,7 +13,7 @@ from weightgen.generators.announce import AnnounceConfig
 from weightgen.generators.head import HeadName
 from weightgen.generators.prior import PriorConfig, SamplingConfig
 from weightgen.generators.refine import RefineConfig
-from weightgen.generators.starts import StartName
+from weightgen.generators.starts import StartName, check_start
 from weightgen.nn import check_heads
 from weightgen.shapes import ShapesConfig
 from zoo.config import StrictConfig
@@ -74,12 +74,7 @@ class IGPGConfig(GeneratorConfig):
             raise ValueError(
                 f"prior.learn_words and prior.word_size need codec.quantiser.kind vq, not {self.codec.quantiser.kind}"
             )
-        if self.start == "task" and self.rename_classes:
-            raise ValueError("networks to start at have their classes in one order: set rename_classes to false")
-        if self.start in ("task", "other") and self.behaviour.shapes.share:
-            raise ValueError("shapes made at random have no network to start at: set behaviour.shapes.share to 0")
-        if self.start in ("other", "learned") and self.head != "fitted":
-            raise ValueError("output layers of other tasks are of no use: set head to fitted")
+        check_start(self.start, self.head, self.rename_classes, self.behaviour.shapes)
         if self.start != "codec" and "examples" not in self.conditioner.parts:
             raise ValueError("labelled examples say which network to start at: add examples to conditioner.parts")
         return self

@@ -23,7 +23,7 @@ from weightgen.generators import Generator, GeneratorConfig, Stage, StageConfig
 from weightgen.generators.further import FurtherConfig, trained_further
 from weightgen.generators.head import FittedHead, HeadName
 from weightgen.generators.problem import Frame, Problem, TokenSet
-from weightgen.generators.starts import StartName, Starts
+from weightgen.generators.starts import StartName, Starts, check_start
 from weightgen.mix import MixConfig
 from weightgen.nn import check_heads
 from weightgen.shapes import ShapesConfig
@@ -72,16 +72,11 @@ class LatentConfig(GeneratorConfig):
 
     @model_validator(mode="after")
     def _starts_fit(self) -> Self:
-        if self.start == "task" and self.rename_classes:
-            raise ValueError("networks to start at have their classes in one order: set rename_classes to false")
+        check_start(self.start, self.head, self.rename_classes, self.behaviour.shapes)
         if self.start == "task" and self.behaviour.mix.share:
             raise ValueError("tasks made at random have no network of their own: set behaviour.mix.share to 0")
-        if self.start in ("task", "other") and self.behaviour.shapes.share:
-            raise ValueError("shapes made at random have no network to start at: set behaviour.shapes.share to 0")
         if self.start == "learned" and "examples" not in self.conditioner.parts:
             raise ValueError("labelled examples say which network to start at: add examples to conditioner.parts")
-        if self.start in ("other", "learned") and self.head != "fitted":
-            raise ValueError("output layers of other tasks are of no use: set head to fitted")
         return self
 
 

@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from weightgen.generators import Stage, StageConfig
-from weightgen.generators.head import FittedHead
+from weightgen.generators.head import FittedHead, HeadName
 from weightgen.generators.problem import Frame, TokenSet
 from weightgen.mix import MixConfig
 from weightgen.shapes import ShapesConfig
@@ -31,6 +31,20 @@ from zoo.tokens import Tokenizer
 from zoo.types import Layout
 
 StartName = Literal["codec", "task", "other", "learned"]
+
+
+def check_start(start: StartName, head: HeadName, rename_classes: bool, shapes: ShapesConfig) -> None:
+    """Refuse settings of a generator's config that leave no network to start at, or one of no use.
+
+    Raises:
+        ValueError: for pydantic to report.
+    """
+    if start == "task" and rename_classes:
+        raise ValueError("networks to start at have their classes in one order: set rename_classes to false")
+    if start in ("task", "other") and shapes.share:
+        raise ValueError("shapes made at random have no network to start at: set behaviour.shapes.share to 0")
+    if start in ("other", "learned") and head != "fitted":
+        raise ValueError("output layers of other tasks are of no use: set head to fitted")
 
 
 class Starts(nn.Module):

@@ -181,10 +181,8 @@ def simplest_within_noise(scored: Sequence[Scored], comparison: Comparison) -> t
         ahead = comparison.difference(best.candidate, one.candidate)
         if ahead is None:
             continue
-        if one.candidate.way == BASE.way and not comparison.recorded(best.candidate):
-            taken = ahead.value <= ahead.noise
-        else:
-            taken = ahead.value <= min(ahead.noise, GIVEN_UP)
-        if taken and (one.candidate.way == BASE.way or comparison.alike(best, one)):
+        base = one.candidate.way == BASE.way
+        most = ahead.noise if base and not comparison.recorded(best.candidate) else min(ahead.noise, GIVEN_UP)
+        if ahead.value <= most and (base or comparison.alike(best, one)):
             return one.candidate, best.candidate
     return best.candidate, best.candidate
