@@ -257,6 +257,15 @@ def test_labelled_files_are_used_with_their_labels_and_words_alone_of_tasks(text
         given_to_solve(None, ("one", "two"), None, text_tasks["animals"], None, None, 0)
 
 
+def test_every_row_of_a_table_is_used(tmp_path: Path) -> None:
+    table = tmp_path / "few.csv"
+    rows = [f"text {number},{'yes' if number % 2 else 'no'}\n" for number in range(8)]
+    table.write_text("text,label\n" + "".join(rows))
+    assert given_to_solve(None, (), None, table, None, None, 0).y.bincount().tolist() == [4, 4]
+    table.write_text("text,label,split\n" + "".join(row.strip() + ",train\n" for row in rows) + "other,no,test\n")
+    assert "other" not in given_to_solve(None, (), None, table, None, None, 0).texts
+
+
 def test_a_base_that_peft_does_not_know_is_adapted_in_all_its_linear_layers(text_encoder: Path) -> None:
     _, base, _ = judge_of(text_encoder, 2)
     known = base.fresh(0)

@@ -201,7 +201,7 @@ def _text_objective(base: str, data: Path, unlabelled: bool, some: _Some) -> Obj
     from zoo.build.text_tasks import load_text_task
     from zoo.tasks import TRAIN
 
-    task, encoder = load_text_task(data, 0.15, some.seed), TextEncoder(EncoderConfig(name=base))
+    task, encoder = load_text_task(data, 0.0, some.seed), TextEncoder(EncoderConfig(name=base))
     all_texts, y = task.select(TRAIN)
     rows = some.rows(len(y))
     texts = [all_texts[i] for i in rows]

@@ -77,7 +77,7 @@ def given_task(
     labelled: tuple[str, ...] = ()
     y, name = torch.zeros(0, dtype=torch.long), "task"
     if task is not None:
-        read = load_text_task(task, 0.15, 0)
+        read = load_text_task(task, 0.0, 0)
         name, description = read.name, description or read.description
         labels = labels or read.label_texts
         found, numbers = read.select(TRAIN)
@@ -105,7 +105,7 @@ def _lines(path: Path) -> tuple[str, ...]:
     if not path.exists():
         raise BadArtefact(f"{path} does not exist", "give a file with one text a line, or a task file")
     if path.name.endswith(SUFFIXES):
-        return tuple(load_text_task(path, 0.15, 0).select(TRAIN)[0])
+        return tuple(load_text_task(path, 0.0, 0).select(TRAIN)[0])
     try:
         lines = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines())
     except (OSError, UnicodeDecodeError) as error:

@@ -56,7 +56,7 @@ def take_validation(
     Args:
         y: label of each example.
         part: part of each example; a changed copy is returned.
-        share: of the training examples, above 0 and below 1.
+        share: of the training examples, below 1; 0 moves none.
         seed: decides which.
         into: number of the other part.
     """

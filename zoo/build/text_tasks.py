@@ -98,7 +98,9 @@ def _expand(path: Path) -> list[Path]:
 
 
 def load_text_task(path: Path, validation: float, seed: int) -> TextTask:
-    """Load one task; arguments and errors as in ``load_text_tasks``."""
+    """Load one task; arguments and errors as in ``load_text_tasks``, but a path that does not exist is damaged too."""
+    if not path.exists():
+        raise BadArtefact(f"{path} does not exist", "check the path; it starts at the current folder")
     try:
         read = _from_arrow if path.is_dir() else _from_csv if path.suffix == ".csv" else _from_json
         return _task(path, read(path), validation, seed)
