@@ -2,8 +2,10 @@
 
     python scripts/kit.py choose TASKS
     python scripts/kit.py pack TASKS --zoo DIR --generator DIR
+    python scripts/kit.py calibrate TASKS
 
-``choose`` prints the task files whose licence allows it, ``pack`` writes the adapters in half precision.
+``choose`` prints the task files whose licence allows it, ``pack`` writes the adapters in half precision, ``calibrate``
+measures which of the packed adapters beat the base on whose tasks (validation examples).
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import argparse
 import io
 import json
 import re
+import shutil
 import sys
 import tarfile
 import tempfile
@@ -21,14 +24,22 @@ from pathlib import Path
 from typing import Any
 
 from weightgen.checkpoint import load_generator, read_history, save_generator
-from weightgen.kit import ADAPTERS, DEFAULT, FOLDER
+from weightgen.kit import ADAPTERS, DEFAULT, FOLDER, PAIRS
+from weightgen.progress import show_progress
+from weightgen.retrieve import Index
+from weightgen.retrieve.index import pairs_file
+from weightgen.retrieve.measure import measure_pairs
 from zoo import kinds
+from zoo.build.text_tasks import load_text_task
+from zoo.collect import collect
 from zoo.types import Record, Weights
 from zoo.zoo import Zoo
 
 ALLOWED = re.compile(r"\b(MIT|CC BY [34]\.0|CC0|Apache-2\.0)\b")
 NOT_ALLOWED = re.compile(r"no explicit|research|\bNC\b|\bSA\b|GPL")
 LICENSE = "cc-by-4.0"
+PER_TASK = 8
+"""Adapters of other tasks that are measured on each task."""
 EXPECTED = (
     "In a study with 34 training tasks and 14 test tasks (opened a second time for this variant, which was chosen by "
     "cross-fitting on the other tasks), adapters made this way closed 23 % of the macro-F1 gap between the base and "
@@ -45,7 +56,10 @@ README = """# What is shipped here
   `configs/lora-text.yaml`, in half precision. Their records carry name, description and licence of the task, and what
   was measured on its validation part before rounding. `weightgen kit --out DIR` unpacks them into a zoo.
 
-`bash scripts/kit.sh TASKS` makes both again. {expected}
+- `calibration.json`: which of these adapters beat the encoder as it is on validation examples of which of these tasks,
+  so that scores of `weightgen retrieve` are probabilities.
+
+`bash scripts/kit.sh TASKS` makes all again. {expected}
 
 ## Data sets and licences
 
@@ -81,6 +95,18 @@ def pack(tasks: Path, zoo: Path, generator: Path, folder: Path) -> None:
     history = {**history, "license": LICENSE, "expected": EXPECTED, "sources": sources}
     save_generator(folder / DEFAULT, load_generator(generator), history)
     (folder / "README.md").write_text(_readme(sources, splits), encoding="utf-8")
+
+
+def calibrate(tasks: Path, folder: Path) -> None:
+    """Measure the packed adapters on each other's tasks."""
+    with tempfile.TemporaryDirectory() as scratch:
+        zoo = Path(scratch) / "zoo"
+        collect([folder / ADAPTERS], zoo)
+        with Index.open(zoo) as index, show_progress() as progress:
+            names = sorted({str(record.task) for record in index.records.values()})
+            given = [load_text_task(tasks / f"{name}.json.gz", 0.15, 0) for name in names]
+            measure_pairs(index, per_task=PER_TASK, given=given, progress=progress)
+        shutil.copyfile(pairs_file(zoo), folder / PAIRS)
 
 
 def _archive(zoo: Zoo, records: Sequence[Record]) -> bytes:
@@ -125,7 +151,7 @@ def _readme(sources: Mapping[str, Mapping[str, str]], splits: Mapping[str, str |
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["choose", "pack"])
+    parser.add_argument("what", choices=["choose", "pack", "calibrate"])
     parser.add_argument("tasks", type=Path)
     parser.add_argument("--zoo", type=Path)
     parser.add_argument("--generator", type=Path)
@@ -133,6 +159,8 @@ def main() -> None:
     given = parser.parse_args()
     if given.what == "choose":
         print(", ".join(str(given.tasks / f"{entry['name']}.json.gz") for entry in allowed(given.tasks)))
+    elif given.what == "calibrate":
+        calibrate(given.tasks, given.out)
     elif given.zoo is None or given.generator is None:
         parser.error("pack needs --zoo and --generator")
     else:

@@ -22,3 +22,4 @@ weightgen zoo build configs/lora-text.yaml --zoo "$out/zoo" --set "data.sources=
   --set encoder.dtype=bfloat16 --set 'tasks.validation=[clinc_banking, hwu_qa, sentences_imdb, persona_politics]'
 weightgen train configs/prototype-lora.yaml --zoo "$out/zoo" --out "$out/minilm"
 python scripts/kit.py pack "$tasks" --zoo "$out/zoo" --generator "$out/minilm"
+python scripts/kit.py calibrate "$tasks"

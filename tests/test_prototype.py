@@ -22,10 +22,13 @@ from weightgen.prototypes.edit import solve_keys
 from weightgen.prototypes.labels import contexts, recalled, soft_means
 from weightgen.prototypes.last_layer import Stack
 from weightgen.results import AdapterResult
+from weightgen.retrieve import Calibration
+from weightgen.retrieve.calibration import calibrate, load_pairs
+from weightgen.retrieve.index import pairs_file
 from weightgen.train import train_generator
 from weightgen.training_data import TrainingData
 from weightgen.types import Condition, TaskText
-from zoo.build.encoder import EncoderConfig, TextEncoder
+from zoo.build.encoder import MINILM, EncoderConfig, TextEncoder
 from zoo.errors import UsageError
 from zoo.types import Weights
 from zoo.zoo import Zoo
@@ -243,3 +246,10 @@ def test_the_kit_is_complete_and_names_its_sources(tmp_path: Path) -> None:
         assert 0 < record.metrics["val_macro_f1"] <= 1
         assert f"| {record.task} |" in notes
         assert {spec.dtype for spec in record.layout.tensors} == {"F16"}
+    pairs = load_pairs(pairs_file(tmp_path / "zoo"), MINILM)
+    assert {pair.task for pair in pairs} == {record.task for record in records}
+    assert {pair.record for pair in pairs} <= {record.id for record in records}
+    for view in ("description", "texts"):
+        fitted = calibrate(pairs, [view])
+        assert isinstance(fitted, Calibration)
+        assert fitted.brier < fitted.brier_rate

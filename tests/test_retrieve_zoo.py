@@ -14,6 +14,7 @@ import torch
 from weightgen import cli, jobs
 from weightgen.retrieve import Filters, Index, Query
 from weightgen.retrieve.measure import Judge, measure_pairs, query_of
+from zoo.build.encoder import EncoderConfig, TextEncoder
 from zoo.build.text_tasks import load_text_task
 from zoo.errors import UsageError
 from zoo.tasks import TRAIN, TaskData
@@ -121,7 +122,31 @@ def test_texts_are_compared_with_descriptions_where_no_texts_are_stored(
             bare.add(zoo.weights(record), task=record.task, description=record.description, lineage=record.lineage)
         index = Index.open(bare, encoder=str(text_encoder))
         found = index.search(texts=("the cat runs", "a dog sleeps"), k=1)
-    assert found.views == ("description",)
+    assert found.views == ("texts",)
+
+
+def test_adapters_without_data_are_measured_on_task_files(
+    adapter_zoo: Path, text_encoder: Path, text_tasks: dict[str, Path], tmp_path: Path
+) -> None:
+    with Zoo.open(adapter_zoo) as zoo, Zoo.open(tmp_path / "bare", create=True) as bare:
+        for record in zoo.records():
+            bare.add(zoo.weights(record), task=record.task, description=record.description)
+        index = Index.open(bare, encoder=str(text_encoder))
+        given = [load_text_task(path, 0.15, 0) for path in text_tasks.values()]
+        judge = Judge(bare, encoder=TextEncoder(EncoderConfig(name=str(text_encoder))))
+        pairs = measure_pairs(index, per_task=2, given=given, judge=judge)
+        stored = Index.open(adapter_zoo, tmp_path / "index", encoder=str(text_encoder))
+        known = measure_pairs(stored, per_task=2, judge=Judge(stored.zoo, encoder=judge.encoder))
+    assert {pair.task for pair in pairs} == set(text_tasks)
+    assert all(index.records[pair.record].task != pair.task for pair in pairs)
+    assert all(pair.strengths.keys() == {"description", "texts"} for pair in pairs)
+    gains = {(pair.task, pair.record): pair.gain for pair in pairs}
+    both = [(gains[key], pair.gain) for pair in known if (key := (pair.task, pair.record)) in gains]
+    assert both
+    assert all(one == pytest.approx(other) for one, other in both)
+    folder = str(tmp_path / "tasks")
+    with pytest.raises(UsageError, match="no records a task"):
+        jobs.retrieve(tmp_path / "bare", description="x", calibrate_on=[folder])
 
 
 def test_measured_pairs_calibrate_scores_and_lead_to_abstention(networks: Index) -> None:

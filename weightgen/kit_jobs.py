@@ -12,6 +12,8 @@ from weightgen.zoo_results import CollectResult
 def kit(out: Path | str, progress: Progress | None = None) -> CollectResult:
     """Put the adapters that come with the package into a zoo, with their tasks, licences and measurements.
 
+    Measured pairs of tasks and adapters come along, so that scores of retrieval are probabilities of beating the base.
+
     Args:
         out: folder of the zoo, made if it does not exist; adapters that it holds already are not added again.
         progress: told what is done.
@@ -23,6 +25,9 @@ def kit(out: Path | str, progress: Progress | None = None) -> CollectResult:
         UsageError: if ``out`` cannot be a zoo.
         BadArtefact: if this installation lacks the adapters, or ``out`` is a folder of something else.
     """
-    from weightgen.kit import adapters_archive
+    from weightgen.kit import FOLDER, PAIRS, adapters_archive
+    from weightgen.retrieve.index import add_pairs
 
-    return collect_weights([adapters_archive()], out, progress=progress)
+    result = collect_weights([adapters_archive()], out, progress=progress)
+    add_pairs(Path(out), FOLDER / PAIRS)
+    return result

@@ -45,6 +45,10 @@ def retrieve(
     calibrate: Annotated[
         int, typer.Option("--calibrate", metavar="N", min=0, help="Measure N records of other tasks a task first.")
     ] = 0,
+    calibrate_on: Annotated[
+        list[Path] | None,
+        typer.Option("--calibrate-on", metavar="PATH", help="Text tasks to measure on; repeatable. Stored ones."),
+    ] = None,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Make all vectors again.")] = False,
     as_json: Json = False,
 ) -> int:
@@ -70,6 +74,7 @@ def retrieve(
             generator=generator,
             index=index,
             calibrate=calibrate,
+            calibrate_on=calibrate_on or (),
             rebuild=rebuild,
             progress=progress,
         ),

@@ -88,6 +88,7 @@ def retrieve(
     index: Path | str | None = None,
     factory: str | None = "Flat",
     calibrate: int = 0,
+    calibrate_on: Sequence[Path | str] = (),
     rebuild: bool = False,
     progress: Progress | None = None,
 ) -> RetrieveResult:
@@ -109,6 +110,7 @@ def retrieve(
         index: where vectors are kept; by default in the zoo.
         factory: FAISS index; one query is answered fastest by comparing all. ``None`` chooses by size.
         calibrate: first measure this many records of other tasks on every stored task, once.
+        calibrate_on: files and folders of text tasks to measure on in place of stored ones.
         rebuild: make all vectors again.
         progress: told what is done.
 
@@ -120,11 +122,15 @@ def retrieve(
     from weightgen.retrieve import Filters, Index, VectorConfig
     from weightgen.retrieve.measure import measure_pairs
     from zoo.build.encoder import MINILM
+    from zoo.build.text_tasks import load_text_tasks
     from zoo.errors import UsageError
     from zoo.zoo import Zoo
 
     if calibrate < 0:
         raise UsageError(f"cannot measure {calibrate} records a task", "give 0 or more")
+    if calibrate_on and not calibrate:
+        raise UsageError("there are tasks to calibrate on, but no records a task", "add --calibrate 8, for example")
+    given = load_text_tasks([str(path) for path in calibrate_on], 0.15, 0)
     with Zoo.open(Path(zoo)) as opened:
         query = _query(opened, description, labels, data, task, weights, architecture)
         config = VectorConfig(factory=factory)
@@ -134,7 +140,7 @@ def retrieve(
         if rebuild:
             found.rebuild()
         if calibrate:
-            measure_pairs(found, per_task=calibrate, progress=progress)
+            measure_pairs(found, per_task=calibrate, given=given, progress=progress)
         path = None if weights is None or Path(weights).exists() else str(weights)
         itself = frozenset[str]() if path is None else frozenset({opened.get(path).id})
         filters = Filters(kind, base, license, split=split, without_ids=itself)

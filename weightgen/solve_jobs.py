@@ -141,8 +141,9 @@ def solve(
 @contextlib.contextmanager
 def _index(zoo: Path | str | None, encoder: str, base: TextEncoder) -> Iterator[Any]:
     """The index of a zoo, or of the shipped adapters, unpacked for a while."""
-    from weightgen.kit import adapters_archive
+    from weightgen.kit import FOLDER, PAIRS, adapters_archive
     from weightgen.retrieve import Index
+    from weightgen.retrieve.index import add_pairs
     from zoo.collect import collect
     from zoo.scratch import folder
 
@@ -150,6 +151,7 @@ def _index(zoo: Path | str | None, encoder: str, base: TextEncoder) -> Iterator[
         if zoo is None:
             zoo = Path(stack.enter_context(folder())) / "kit"
             collect([adapters_archive()], zoo)
+            add_pairs(zoo, FOLDER / PAIRS)
         index = stack.enter_context(Index.open(zoo, encoder=encoder))
         if encoder == base.config.name:
             index.encoder.model = base  # loaded once

@@ -9,9 +9,9 @@ from zoo.errors import BadArtefact, UsageError
 FOLDER = Path(__file__).parent
 DEFAULT = "minilm"
 """The generator that is used if none is named."""
-
-
 ADAPTERS = "adapters.tar"
+PAIRS = "calibration.json"
+"""Which of the adapters beat the base on which tasks; see ``weightgen.retrieve.measure``."""
 
 
 def adapters_archive() -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self, final
@@ -35,6 +36,19 @@ from zoo.zoo import Zoo
 FOLDER = "retrieve"
 PAIRS = "calibration.json"
 EVEN = 0.5
+
+
+def pairs_file(zoo: Path) -> Path:
+    """Where the measured pairs of a zoo lie by default."""
+    return zoo / FOLDER / PAIRS
+
+
+def add_pairs(zoo: Path, source: Path) -> None:
+    """Give a zoo pairs that were measured on such records elsewhere, unless it has some."""
+    target = pairs_file(zoo)
+    if source.is_file() and not target.exists():
+        target.parent.mkdir(exist_ok=True)
+        shutil.copyfile(source, target)
 
 
 @final
@@ -141,7 +155,7 @@ class Index:
     def asked(self, query: Query, filters: Filters) -> dict[str, Asked]:
         """The views that a query has something for, ready to be ranked.
 
-        Texts are compared with descriptions where no record has texts of its own.
+        Texts are compared with descriptions where no record has texts of its own; that view is called ``texts`` too.
         """
         known = set(query.parts())
         crossed = known & {"texts", "description"} == {"texts"} and self.stored("texts").index is None
@@ -165,7 +179,8 @@ class Index:
             if not filters.pass_all():
                 passed = self._passed(filters)
                 allowed = np.array([id in passed for id in stored.index.ids], bool)
-            result[name] = Asked(stored.index, stored.query(vector), stored.mean, stored.deviation, allowed)
+            one = Asked(stored.index, stored.query(vector), stored.mean, stored.deviation, allowed)
+            result["texts" if cross else name] = one
         return result
 
     def _passed(self, filters: Filters) -> set[str]:

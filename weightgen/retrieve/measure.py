@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +16,7 @@ from weightgen.retrieve.query import Filters, Query
 from weightgen.retrieve.views import TEXTS
 from weightgen.subjects.texts import AdaptedEncoder
 from zoo.build.encoder import EncoderConfig, TextEncoder
+from zoo.build.text_tasks import TextTask
 from zoo.errors import UsageError
 from zoo.networks import architecture_of, logits
 from zoo.seeds import seed_of
@@ -32,11 +33,22 @@ def query_of(zoo: Zoo, task: Task, seed: int, texts: int = TEXTS) -> Query:
         found = TaskData.select(data, task.classes)
         x, y = found.part(TRAIN)
         return Query(task.description, examples=(x, y)) if len(y) else Query(task.description)
-    rows = (data["part"] == TRAIN).nonzero()[:, 0]
+    return text_query(_as_texts(task, data), seed, texts)
+
+
+def text_query(task: TextTask, seed: int, texts: int = TEXTS) -> Query:
+    """What a user would know of a text task: description, labels, and some training texts."""
+    rows = (task.part == TRAIN).nonzero()[:, 0]
     rng = torch.Generator().manual_seed(seed_of("query", task.name, seed))
     chosen = rows[torch.randperm(len(rows), generator=rng)[:texts]]
-    everything = unpack(data)
-    return Query(task.description, tuple(unpack(data, "label")), tuple(everything[i] for i in chosen.tolist()))
+    return Query(task.description, task.label_texts, tuple(task.texts[i] for i in chosen.tolist()))
+
+
+def _as_texts(task: Task, data: Mapping[str, torch.Tensor]) -> TextTask:
+    """A stored text task as it was read."""
+    labels = tuple(unpack(data, "label"))
+    texts, y = tuple(unpack(data)), data["y"].long()
+    return TextTask(task.name, task.description, None, labels, labels, texts, y, data["part"])
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,16 +74,16 @@ class Judge:
         data = self.zoo.dataset(task.dataset)
         if "text_bytes" not in data:
             return self._networks(data, task)
-        return self._adapters(data, task, base_model)
+        return self.text_scorer(_as_texts(task, data), base_model)
 
-    def _rows(self, part: torch.Tensor, task: Task) -> torch.Tensor:
+    def _rows(self, part: torch.Tensor, name: str) -> torch.Tensor:
         rows = (part == self.part).nonzero()[:, 0]
-        rng = torch.Generator().manual_seed(seed_of("judge", task.name, self.seed))
+        rng = torch.Generator().manual_seed(seed_of("judge", name, self.seed))
         return rows[torch.randperm(len(rows), generator=rng)[: self.most]]
 
     def _networks(self, data: dict[str, torch.Tensor], task: Task) -> Callable[[Record | None], float | None]:
         x, y = TaskData.select(data, task.classes).part(self.part)
-        rows = self._rows(torch.full((len(y),), self.part), task)
+        rows = self._rows(torch.full((len(y),), self.part), task.name)
         x, y = x[rows], y[rows]
 
         @torch.no_grad()
@@ -88,15 +100,13 @@ class Judge:
 
         return score
 
-    def _adapters(
-        self, data: dict[str, torch.Tensor], task: Task, base_model: str | None
-    ) -> Callable[[Record | None], float | None]:
-        rows = self._rows(data["part"], task)
+    def text_scorer(self, task: TextTask, base_model: str | None) -> Callable[[Record | None], float | None]:
+        """As ``scorer``, for adapters and a text task that need not be stored."""
+        rows = self._rows(task.part, task.name)
         if base_model is None or len(rows) == 0:
             return lambda record: None
         encoder = self.encoder or TextEncoder(EncoderConfig(name=base_model))
-        texts, y = unpack(data), data["y"][rows].long()
-        chosen, labels = [texts[i] for i in rows.tolist()], unpack(data, "label")
+        y, chosen, labels = task.y[rows], [task.texts[i] for i in rows.tolist()], task.label_texts
         known: dict[str, AdaptedEncoder] = {}
 
         def accuracy() -> float:
@@ -118,12 +128,22 @@ class Judge:
         return score
 
 
+@dataclass(frozen=True, eq=False)
+class _Measurable:
+    """A task to measure on: what a user would know of it, and from a base model to what scores records."""
+
+    name: str
+    query: Callable[[], Query]
+    scorer: Callable[[str | None], Callable[[Record | None], float | None]]
+
+
 def measure_pairs(
     index: Index,
     *,
     per_task: int = 4,
     judge: Judge | None = None,
     tasks: Sequence[str] | None = None,
+    given: Sequence[TextTask] = (),
     seed: int = 0,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> list[Pair]:
@@ -138,6 +158,7 @@ def measure_pairs(
         per_task: records of other tasks a task.
         judge: how records are scored.
         tasks: only these.
+        given: text tasks to measure on in place of the stored ones, for zoos of adapters without data.
         seed: decides which records and texts.
         progress: told how many tasks are done.
 
@@ -145,23 +166,32 @@ def measure_pairs(
         All pairs, old and new.
     """
     zoo, report = index.zoo, progress or (lambda *_: None)
-    judge = judge or Judge(zoo, seed=seed)
+    scores = judge or Judge(zoo, seed=seed)
     pairs = index.pairs()
     done = {pair.task for pair in pairs}
-    wanted = [task for task in zoo.tasks() if task.split != "test" and (tasks is None or task.name in tasks)]
-    for number, task in enumerate(wanted):
+
+    def of_text(task: TextTask) -> _Measurable:
+        return _Measurable(task.name, lambda: text_query(task, seed), lambda base: scores.text_scorer(task, base))
+
+    def of_stored(task: Task) -> _Measurable:
+        return _Measurable(task.name, lambda: query_of(zoo, task, seed), lambda base: scores.scorer(task, base))
+
+    known = [of_text(task) for task in given] or [of_stored(task) for task in zoo.tasks() if task.split != "test"]
+    wanted = [one for one in known if tasks is None or one.name in tasks]
+    for number, one in enumerate(wanted):
         report("calibrate", number, len(wanted))
-        if task.name in done:
+        if one.name in done:
             continue
-        pairs += _of_task(index, judge, task, per_task, seed)
+        pairs += _of_task(index, one, per_task, seed)
         if index.folder is not None:
             save_pairs(index.folder / PAIRS, pairs, index.encoder.name)
     report("calibrate", len(wanted), len(wanted))
     return pairs
 
 
-def _of_task(index: Index, judge: Judge, task: Task, per_task: int, seed: int) -> list[Pair]:
-    asked = index.asked(query_of(index.zoo, task, seed), Filters(without_tasks=frozenset({task.name})))
+def _of_task(index: Index, task: _Measurable, per_task: int, seed: int) -> list[Pair]:
+    query = task.query()
+    asked = index.asked(query, Filters(without_tasks=frozenset({task.name})))
     if not asked:
         return []
     one_each: dict[str | None, str] = {}
@@ -177,7 +207,7 @@ def _of_task(index: Index, judge: Judge, task: Task, per_task: int, seed: int) -
         sorted(chosen, key=lambda id: index.records[id].layout.base_model or ""),
         key=lambda id: index.records[id].layout.base_model,
     ):
-        score = judge.scorer(task, base_model)
+        score = task.scorer(base_model)
         base = score(None)
         for id in ids:
             found = score(index.records[id])
@@ -188,6 +218,14 @@ def _of_task(index: Index, judge: Judge, task: Task, per_task: int, seed: int) -
         if record.task == task.name and {"val_accuracy", "base_val_accuracy"} <= metrics.keys():
             measured.append((record.id, True, metrics["val_accuracy"] - metrics["base_val_accuracy"]))
             break
-    open_to_all = index.asked(query_of(index.zoo, task, seed), Filters())
-    strengths = {one.id: one.strengths for one in compare(open_to_all, [id for id, _, _ in measured])}
+    strengths = _strengths(index, query, [id for id, _, _ in measured])
     return [Pair(task.name, id, same, strengths[id], gain) for id, same, gain in measured]
+
+
+def _strengths(index: Index, query: Query, ids: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Of records, in all views that a query of all or of texts alone is compared in."""
+    found: dict[str, dict[str, float]] = {id: {} for id in ids}
+    for part in [query, *([Query(texts=query.texts)] if query.texts else [])]:
+        for one in compare(index.asked(part, Filters()), ids):
+            found[one.id] |= one.strengths
+    return found

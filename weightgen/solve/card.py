@@ -123,7 +123,7 @@ def solve_card(report: Mapping[str, Any]) -> str:
     written = "The adapter in this folder changes nothing." if adapter else "No network was written."
     advice = f"\n**Use the base instead.** {written}\n" if verdict["use_base"] else ""
     lines = [f"| {' | '.join(_cells(row))} |" for row in report["candidates"]]
-    controls = [f"- {name}: {100 * value:.1f} %" for name, value in report["controls"].items()] or ["- none without labels"]
+    controls = [f"- {name}: {100 * value:.1f} %" for name, value in report["controls"].items()]
     notes = [f"- {note}" for note in report["notes"]]
     return "\n".join(
         [
@@ -153,7 +153,7 @@ def solve_card(report: Mapping[str, Any]) -> str:
             "",
             "## Controls",
             "",
-            *controls,
+            *(controls or ["- none without labels"]),
             "",
             "## Cost",
             "",
