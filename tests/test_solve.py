@@ -18,11 +18,12 @@ from weightgen import cli, jobs
 from weightgen.generate.task import GivenTask
 from weightgen.solve import learn
 from weightgen.solve.base import Base
-from weightgen.solve.budget import Budget, Meter
-from weightgen.solve.candidates import BASE, Candidate
+from weightgen.solve.budget import Budget, Meter, reading
+from weightgen.solve.candidates import BASE, Candidate, Sources, learned
 from weightgen.solve.given import given_to_solve
 from weightgen.solve.journal import Journal
 from weightgen.solve.judge import Judge, blocks_of
+from weightgen.solve.learn import Learner
 from weightgen.train import train_generator
 from weightgen.types import TaskText
 from zoo.build.encoder import EncoderConfig, TextEncoder
@@ -311,6 +312,18 @@ def test_what_learns_is_asked_only_about_examples_it_did_not_see(text_encoder: P
     assert answers is not None
     assert answers.shape == (len(task.texts), 4)
     assert judge.cost(candidate, range(4)) == 0
+
+
+def test_training_that_a_mean_shares_with_its_parts_is_paid_once(text_encoder: Path) -> None:
+    judge, base, task = judge_of(text_encoder, 4)
+    starts = [Candidate(name, way, "", base.fresh(0)) for name, way in (("a", "static"), ("b", "generated_texts"))]
+    one, other, soup, *_ = learned(Learner(base, task, 0), Sources(), starts)
+    assert soup.parts == (one.name, other.name)
+    read = reading(len(task.y) + len(task.text.labels))
+    assert judge.cost(one, range(4)) > read
+    assert judge.cost(soup, range(4)) == judge.cost(one, range(4)) + judge.cost(other, range(4)) - read
+    assert judge.cost(soup, range(4), [other]) == judge.cost(one, range(4))
+    assert judge.cost(soup, range(4), [one, other]) == read
 
 
 def test_blocks_share_labels_evenly() -> None:

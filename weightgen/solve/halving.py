@@ -119,12 +119,13 @@ def _rung(
             continue
         # What learns is begun only if it can be finished, beside what was begun: all folds, then all examples at once.
         again = candidate.cost(range(len(judge.y))) if candidate.cost else 0.0
-        wanted = judge.cost(candidate, range(count if candidate.cost else blocks)) + again
+        parts = [one for one in alive if one.name in candidate.parts]
+        wanted = judge.cost(candidate, range(count if candidate.cost else blocks), parts) + again
         if candidate.name != BASE.name and not judge.base.meter.allows(wanted + sum(promised.values())):
             search.fate[candidate.name] = "the budget did not allow it"
             continue
         judge.ask(candidate, range(blocks))
-        promised[candidate.name] = judge.cost(candidate, range(count)) if candidate.cost else 0.0
+        promised[candidate.name] = judge.cost(candidate, range(count), parts) if candidate.cost else 0.0
         answers[candidate.name] = judge.answers(candidate, range(blocks))
     report(stage, len(alive), len(alive))
     answered = [one for one in alive if one.name in answers]

@@ -89,7 +89,7 @@ class Judge:
 
     def ask(self, candidate: Candidate, blocks: Sequence[int]) -> None:
         """Let a candidate answer some blocks, unless it has."""
-        missing = [block for block in blocks if self._journal.get(candidate.name, block) is None]
+        missing = self._missing(candidate, blocks)
         if not missing:
             return
         if candidate.learn is None:
@@ -100,17 +100,22 @@ class Judge:
                 made = Candidate(candidate.name, candidate.way, candidate.about, candidate.learn(self.others(fold)))
                 self._keep(candidate, wanted, made)
 
-    def cost(self, candidate: Candidate, blocks: Sequence[int]) -> float:
-        """Steps that ``ask`` would cost."""
-        missing = [block for block in blocks if self._journal.get(candidate.name, block) is None]
+    def cost(self, candidate: Candidate, blocks: Sequence[int], parts: Sequence[Candidate] = ()) -> float:
+        """Steps that ``ask`` would cost; what its parts learn for the same answers is theirs."""
+        missing = self._missing(candidate, blocks)
         if not missing:
             return 0.0
-        total = reading(len(self.rows(missing)) + len(self.base.labels))
-        if candidate.cost is not None:
-            for fold in self.folds:
-                if set(fold) & set(missing):
-                    total += candidate.cost(self.others(fold))
-        return total
+        shared = sum(self._learning(part, self._missing(part, blocks)) for part in parts)
+        learning = max(0.0, self._learning(candidate, missing) - shared)
+        return reading(len(self.rows(missing)) + len(self.base.labels)) + learning
+
+    def _missing(self, candidate: Candidate, blocks: Sequence[int]) -> list[int]:
+        return [block for block in blocks if self._journal.get(candidate.name, block) is None]
+
+    def _learning(self, candidate: Candidate, missing: Sequence[int]) -> float:
+        if candidate.cost is None:
+            return 0.0
+        return sum(candidate.cost(self.others(fold)) for fold in self.folds if set(fold) & set(missing))
 
     def answers(self, candidate: Candidate, blocks: Sequence[int]) -> Float[Tensor, "n c"] | None:
         """Logits of a candidate for the examples of some blocks, if it answered them all."""
