@@ -55,7 +55,6 @@ README = """# What is shipped here
 - `adapters.tar`: {count} LoRA adapters of the same encoder, one for each data set below, made by
   `configs/lora-text.yaml`, in half precision. Their records carry name, description and licence of the task, and what
   was measured on its validation part before rounding. `weightgen kit --out DIR` unpacks them into a zoo.
-
 - `calibration.json`: which of these adapters beat the encoder as it is on validation examples of which of these tasks,
   so that scores of `weightgen retrieve` are probabilities.
 

@@ -47,8 +47,10 @@ the fact. aTLAS, LoraHub and training from nothing were measured alone on tasks 
 the first portfolio aTLAS had 65.5, 65.0 and 63.3, training from nothing 62.5, 62.2 and 68.0.
 
 The rules of the choice were changed after test tasks had been seen, five times
-([what was seen and changed](results/solve/earlier/README.md)). Nothing was changed after draw {untouched} of the shots
-was opened or while it was; its labelled examples are other ones, of the same tasks. That draw alone:
+([what was seen and changed](results/solve/earlier/README.md)). None was changed after draw {untouched} of the shots was
+opened; its labelled examples are other ones, of the same tasks. One error was mended: training that a mean of
+fine-tuned adapters shares with its parts had been counted twice, so with 64 shots it was left out of the budget on
+ohsumed, clinc_work and asdiv_type. These were measured again in all draws. Draw {untouched} alone:
 
 {clean}
 
