@@ -17,6 +17,7 @@ from weightgen.solve.record import Prior, Record
 
 GIVEN_UP = 0.01
 """Macro-F1 that is given up at most for a simpler candidate, in the estimate."""
+DOUBT = 0.05
 BY_CHANCE = 0.16
 """How likely the best of all candidates may be ahead of the way that is best on other tasks by chance, at most."""
 
@@ -49,6 +50,16 @@ class Scored:
     macro_f1: float | None
     interval: tuple[float, float] | None
     gain: Difference
+
+
+def most_left(right: int) -> float:
+    """Share of wrong answers that so many right ones of as many do not rule out, at 95 % (about 3 by their number)."""
+    return 1 - DOUBT ** (1 / right)
+
+
+def settled(right: int, record: Record | None, shots: float) -> bool:
+    """Whether a base that answered so many examples, all rightly, leaves less than the record promises."""
+    return record is None or most_left(right) <= record.promise(shots)
 
 
 class Comparison:
@@ -85,7 +96,7 @@ class Comparison:
 
         What learns is judged after learning from some of the examples and used after learning from all of them; what
         that is worth on other tasks is added. Nobody is better than right: the record of other tasks promises no more
-        than the second leaves to be gained. Without labels it promises no more than the share of texts that the two
+        than the second leaves to be gained; a few right answers of the base leave what they do not rule out. Without labels it promises no more than the share of texts that the two
         answer differently.
         """
         if first.name == second.name:
@@ -99,6 +110,8 @@ class Comparison:
         seen = self._means[first.name] - self._means[second.name] + self._growth(first) - self._growth(second)
         found = shrunken(seen, self._noise(first.name, second.name), prior)
         low, high = self._means[first.name] - 1, 1 - self._means[second.name]
+        if high == 0 and second.name == BASE.name and not settled(len(self._y), self._record, self._shots):
+            high = most_left(len(self._y))
         return Difference(min(max(found.value, low), high), found.noise)
 
     def usual(self, scored: Sequence[Scored]) -> Scored | None:

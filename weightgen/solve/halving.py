@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from weightgen.solve.candidates import BASE, Candidate
-from weightgen.solve.choose import Comparison, Scored, simplest_within_noise
+from weightgen.solve.choose import Comparison, Scored, settled, simplest_within_noise
 from weightgen.solve.judge import Judge
 from weightgen.solve.record import Record
 
@@ -67,7 +67,7 @@ def halve(
             new = learned(_starts(frozen, alive))
             search.candidates += new
             judge.ask(BASE, range(count))
-            if judge.right(BASE):
+            if judge.right(BASE) and settled(len(judge.y), record, judge.shots):
                 search.fate |= {one.name: "the base answers every example rightly" for one in new}
             else:
                 alive += _worth_it(search, judge, new, record)

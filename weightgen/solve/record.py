@@ -88,6 +88,11 @@ class Record:
         spread = math.sqrt(sum((gain - mean) ** 2 for gain in gains) / (len(gains) - 1))
         return Prior(mean, spread, spread / math.sqrt(len(gains)))
 
+    def promise(self, shots: float) -> float:
+        """What the best way gained over the base on average, 0 if none gained."""
+        known = [self.prior(way, "base", shots) for way in self.scores]
+        return max([0.0, *(one.mean for one in known if one is not None)])
+
     def growth(self, way: str, shots: float, share: float) -> float:
         """What a way gains when it learns from all examples and not from a share of them, on average over tasks.
 
