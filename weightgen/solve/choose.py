@@ -18,6 +18,7 @@ from weightgen.solve.record import Prior, Record
 GIVEN_UP = 0.01
 """Macro-F1 that is given up at most for a simpler candidate, in the estimate."""
 DOUBT = 0.05
+"""How likely a base that is wrong as often as ``most_left`` says answers all examples rightly."""
 BY_CHANCE = 0.16
 """How likely the best of all candidates may be ahead of the way that is best on other tasks by chance, at most."""
 
@@ -96,8 +97,8 @@ class Comparison:
 
         What learns is judged after learning from some of the examples and used after learning from all of them; what
         that is worth on other tasks is added. Nobody is better than right: the record of other tasks promises no more
-        than the second leaves to be gained; a few right answers of the base leave what they do not rule out. Without labels it promises no more than the share of texts that the two
-        answer differently.
+        than the second leaves to be gained; a few right answers of the base leave what they do not rule out. Without
+        labels it promises no more than the share of texts that the two answer differently.
         """
         if first.name == second.name:
             return Difference(0.0, 0.0)
