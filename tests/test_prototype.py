@@ -253,3 +253,8 @@ def test_the_kit_is_complete_and_names_its_sources(tmp_path: Path) -> None:
         fitted = calibrate(pairs, [view])
         assert isinstance(fitted, Calibration)
         assert fitted.brier < fitted.brier_rate
+    with Zoo.open(tmp_path / "mine", create=True) as mine, Zoo.open(tmp_path / "zoo") as zoo:
+        weights = zoo.weights(records[0])
+        mine.add(Weights(weights.layout, {name: 2 * value for name, value in weights.tensors.items()}))
+    jobs.kit(tmp_path / "mine")
+    assert not pairs_file(tmp_path / "mine").exists(), "nothing was measured on what is there besides"

@@ -12,7 +12,8 @@ from weightgen.zoo_results import CollectResult
 def kit(out: Path | str, progress: Progress | None = None) -> CollectResult:
     """Put the adapters that come with the package into a zoo, with their tasks, licences and measurements.
 
-    Measured pairs of tasks and adapters come along, so that scores of retrieval are probabilities of beating the base.
+    Measured pairs of tasks and adapters come along, so that scores of retrieval are probabilities of beating the base;
+    not where the zoo holds other weights, on which nothing was measured.
 
     Args:
         out: folder of the zoo, made if it does not exist; adapters that it holds already are not added again.
@@ -27,7 +28,11 @@ def kit(out: Path | str, progress: Progress | None = None) -> CollectResult:
     """
     from weightgen.kit import FOLDER, PAIRS, adapters_archive
     from weightgen.retrieve.index import add_pairs
+    from zoo.zoo import Zoo
 
     result = collect_weights([adapters_archive()], out, progress=progress)
-    add_pairs(Path(out), FOLDER / PAIRS)
+    with Zoo.open(Path(out)) as zoo:
+        alone = len(zoo.records()) == len(result.sources)
+    if alone:
+        add_pairs(Path(out), FOLDER / PAIRS)
     return result
