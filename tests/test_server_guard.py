@@ -225,12 +225,21 @@ def test_what_is_no_json_is_told_so(connect: Connect, tmp_path: Path) -> None:
         ({"port": 70000}, "no port"),
         ({"workers": 0}, "run nothing"),
         ({"root": Path("/nowhere/at/all")}, "no folder"),
+        ({"root": Path(__file__)}, "no folder"),
     ],
 )
 def test_settings_that_are_refused(tmp_path: Path, settings: dict[str, Any], words: str) -> None:
     with pytest.raises(UsageError, match=words):
         ServerConfig(**{"root": tmp_path, **settings})
     assert TOKEN not in repr(ServerConfig(tmp_path, host="0.0.0.0", token=TOKEN))
+
+
+def test_a_root_that_is_missing_is_made(tmp_path: Path) -> None:
+    config = ServerConfig(tmp_path / "new", warm=False)
+    assert not config.root.exists()
+    with TestClient(create_app(config), base_url="http://localhost") as client:
+        assert client.get("/health").status_code == 200
+        assert config.root.is_dir()
 
 
 def test_one_server_a_root(connect: Connect, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ class ServerConfig:
     """What the server may do, and for whom.
 
     Attributes:
-        root: folder that every path of a request is confined to.
+        root: folder that every path of a request is confined to; made if its parent is there.
         host: address to listen on.
         port: port to listen on; 0 takes a free one.
         workers: jobs that run at the same time.
@@ -51,7 +51,7 @@ class ServerConfig:
     warm: bool = True
 
     def __post_init__(self) -> None:
-        if not self.root.is_dir():
+        if not self.root.is_dir() and (self.root.exists() or not self.root.absolute().parent.is_dir()):
             raise UsageError(f"the root {self.root} is no folder", "make it, or give --root another one")
         if not 0 <= self.port < 1 << 16:
             raise UsageError(f"there is no port {self.port}", "give --port a number from 0 to 65535")

@@ -69,6 +69,7 @@ class Runner:
         if self._lock is not None:
             return
         with disk_errors(str(self._state)):
+            self.config.root.mkdir(exist_ok=True)
             self._state.mkdir(mode=0o700, exist_ok=True)
             lock = (self._state / ".lock").open("w")
         try:
