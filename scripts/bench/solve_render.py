@@ -136,8 +136,10 @@ def _chosen(files: Sequence[Mapping[str, Any]]) -> str:
         for shots in SHOTS:
             rows = [row for one in files if one["task"] == task for row in one["rows"]]
             rows = [row for row in rows if (row["way"], row["shots"]) == ("portfolio", shots)]
-            said = [f"{row['chosen_way']} {100 * row['macro_f1']:.1f}" for row in rows]
-            cells.append(", ".join(dict.fromkeys(said)))
+            scores: dict[str, list[str]] = {}
+            for row in rows[: None if shots else 1]:  # without labels nothing is drawn
+                scores.setdefault(row["chosen_way"], []).append(f"{100 * row['macro_f1']:.1f}")
+            cells.append("; ".join(f"{way} {', '.join(found)}" for way, found in scores.items()))
         lines.append(f"| {task} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -20,6 +20,8 @@ from zoo.errors import UsageError
 from zoo.types import Weights
 
 NEAR, POOL, SCALE = 3, 64, 6.0
+GENERATED = ("generated_texts", "generated")
+"""Ways that a generator writes without labels."""
 DRAWS = 2
 """Adapters of a generator that draws at random."""
 
@@ -196,6 +198,9 @@ def learned(learner: Learner, sources: Sources, starts: Sequence[Candidate]) -> 
             cost=lambda rows: learner.soup_cost(from_each, rows),
             parts=tuple(one.name for one in tuned),
         )
+    written = next((one for one in starts[1:] if one.way in GENERATED), None)
+    if written is not None and written.weights is not None:
+        yield _interpolated(learner, starts[0], tuned[0], written.name, written.weights)
     adapters = sources.adapters
     mix = {"atlas": (learner.atlas, learner.atlas_cost), "lorahub": (learner.lorahub, learner.lorahub_cost)}
     found = [
@@ -209,6 +214,18 @@ def learned(learner: Learner, sources: Sources, starts: Sequence[Candidate]) -> 
         for name, (learn, cost) in mix.items()
     ]
     yield from (*found[:1], _trained(learner, BASE), *found[1:]) if len(adapters) > 1 else (_trained(learner, BASE),)
+
+
+def _interpolated(learner: Learner, start: Candidate, tuned: Candidate, name: str, written: Weights) -> Candidate:
+    """Between what was trained from a start and what a generator wrote."""
+    return Candidate(
+        "interpolated",
+        "interpolated",
+        f"{tuned.name}, drawn to {name}",
+        learn=lambda rows: learner.interpolate(start.name, start.weights, written, rows),
+        cost=lambda rows: learner.finetune_cost(start.name, rows),
+        parts=(tuned.name,),
+    )
 
 
 def _trained(learner: Learner, start: Candidate) -> Candidate:

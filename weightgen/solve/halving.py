@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from weightgen.solve.candidates import BASE, Candidate
+from weightgen.solve.candidates import BASE, GENERATED, Candidate
 from weightgen.solve.choose import Comparison, Scored, settled, simplest_within_noise
 from weightgen.solve.judge import Judge
 from weightgen.solve.record import Record
@@ -13,7 +13,7 @@ from weightgen.solve.record import Record
 LEAST = 3
 STARTS = 2
 """Candidates that fine-tuning starts from, a fresh adapter aside."""
-USUAL = (("static",), ("generated_texts", "generated"))
+USUAL = (("static",), GENERATED)
 """Ways that the record of fine-tuning was measured from."""
 Report = Callable[[str, int, int], None]
 

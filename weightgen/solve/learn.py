@@ -25,6 +25,8 @@ SEARCH_TEXTS = 128
 STEPS = ((32, 30), (256, 60), (1 << 62, 100))
 """Updates of fine-tuning up to so many examples."""
 LR, WARMUP = 1e-3, 6
+WRITTEN = 2
+"""Labelled examples a label that what a generator wrote counts as where it is interpolated with fine-tuning."""
 
 
 def training_steps(examples: int) -> int:
@@ -79,6 +81,15 @@ class Learner:
     def soup_cost(self, starts: Iterable[str], rows: Sequence[int]) -> float:
         """Steps that ``soup`` costs: what is trained already is free."""
         return sum(self.finetune_cost(name, rows) for name in starts)
+
+    def interpolate(self, name: str, start: Weights | None, written: Weights, rows: Sequence[int]) -> Weights:
+        """Weighted mean of a fine-tuned adapter and one that saw no labels, exact; of that more where labels are few.
+
+        Weights are interpolated as in WiSE-FT (Wortsman et al. 2022, arXiv 2109.01903), but not with the start.
+        """
+        share = WRITTEN / (WRITTEN + len(rows) / len(self.base.labels))
+        trained = self.finetune(name, start, rows)
+        return compose([trained, written], weights=[1 - share, share], names=[name, "written"]).weights
 
     def atlas(self, parents: Sequence[Weights], rows: Sequence[int]) -> Weights:
         """One coefficient a parent and tensor, started at the scaled mean."""
