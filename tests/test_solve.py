@@ -13,6 +13,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModel
 
+from tests.compose_parents import changes
 from tests.fixtures import tiny_config
 from weightgen import cli, jobs
 from weightgen.generate.task import GivenTask
@@ -314,6 +315,9 @@ def test_what_learns_is_asked_only_about_examples_it_did_not_see(text_encoder: P
     assert judge.cost(candidate, range(4)) == 0
 
 
+STATIC_AND_WRITTEN = (("a", "static"), ("b", "generated_texts"))
+
+
 def test_training_that_a_mean_shares_with_its_parts_is_paid_once(text_encoder: Path) -> None:
     judge, base, task = judge_of(text_encoder, 4)
     starts = [Candidate(name, way, "", base.fresh(0)) for name, way in STATIC_AND_WRITTEN]
@@ -326,26 +330,26 @@ def test_training_that_a_mean_shares_with_its_parts_is_paid_once(text_encoder: P
     assert judge.cost(soup, range(4), [one, other]) == read
 
 
-def test_what_a_generator_wrote_counts_as_some_labels(text_encoder: Path) -> None:
+def test_what_a_generator_wrote_counts_as_two_labels(text_encoder: Path) -> None:
     _, base, task = judge_of(text_encoder, 4)
     starts = [Candidate(name, way, "", base.fresh(seed)) for seed, (name, way) in enumerate(STATIC_AND_WRITTEN)]
     written = starts[1].weights
     assert written is not None
     for tensor in written.tensors.values():
         tensor += 0.1  # a fresh adapter changes nothing
-    learner = Learner(base, task, 0)
-    tuned, *_, found = [one for one in learned(learner, Sources(), starts) if one.way != "trained"]
-    assert (found.way, found.parts) == ("interpolated", (tuned.name,))
+    found = {one.way: one for one in learned(Learner(base, task, 0), Sources(), starts)}
+    tuned, made = found["finetuned"], found["interpolated"]
+    assert made.parts == (tuned.name,)
     assert tuned.learn is not None
-    assert found.learn is not None
-    for rows, share in ((range(16), 1 / 3), (range(0, 16, 2), 1 / 2)):
-        trained, made = tuned.learn(rows), found.learn(rows)
-        assert found.cost is not None
-        assert found.cost(rows) == 0
-        for name, change in deltas(made).items():
-            wanted = (1 - share) * deltas(trained)[name] + share * deltas(written)[name]
-            torch.testing.assert_close(change, wanted, rtol=1e-4, atol=1e-5)
-    assert not [one for one in learned(learner, Sources(), starts[:1]) if one.way == "interpolated"]
+    assert made.learn is not None
+    assert made.cost is not None
+    for rows, share in ((range(16), 1 / 3), (range(8), 1 / 2)):
+        trained, change = changes(tuned.learn(rows)), changes(made.learn(rows))
+        assert made.cost(rows) == 0
+        for name, its in changes(written).items():
+            torch.testing.assert_close(change[name], (1 - share) * trained[name] + share * its, rtol=1e-4, atol=1e-5)
+    alone = learned(Learner(base, task, 0), Sources(), starts[:1])
+    assert "interpolated" not in {one.way for one in alone}
 
 
 def test_blocks_share_labels_evenly() -> None:

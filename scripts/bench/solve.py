@@ -111,8 +111,8 @@ def pack() -> None:
     ways = {way: {n: shots[n] for n in sorted(shots, key=int)} for way, shots in ways.items() if shots}
     about = (
         f"macro-F1 of every way on {len(names)} text tasks that neither the adapters nor the generator were trained on "
-        f"({', '.join(names)}), {UNLABELLED} unlabelled texts a task; NAME#1 and NAME#2 are other "
-        "draws of the labelled examples; scripts/bench/solve.py"
+        f"({', '.join(names)}), {UNLABELLED} unlabelled texts a task; NAME#1, NAME#2 and so on are "
+        "other draws of the labelled examples; scripts/bench/solve.py"
     )
     content = {"base_model": MINILM, "about": about, "ways": ways}
     SHIPPED.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
