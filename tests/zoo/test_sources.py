@@ -170,6 +170,30 @@ def test_wrong_tasks_are_refused_with_the_file(tmp_path: Path, change: dict[str,
         load_text_tasks([str(save_task(tmp_path / "bad.json.gz", **change))], 0.2, 0)
 
 
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("", "has nothing and 0 rows"),
+        ("text,label\n", "has the columns 'text', 'label' and 0 rows"),
+        ("text;label\na;x\nb;y\n", "has the columns 'text;label' and 2 rows"),
+        ('text,label\n"a\nb",x\nc,\nd\n', "2 rows have no label, the first of them in line 4"),
+        ("text,label\na,x\nb,x\n", "two labels or more and has 1"),
+        ("text,label,split\na,x,test\nb,y,test\n", "no examples for training"),
+        ("text,label,split\na,x,dev2\nb,y,test\n", "unknown split 'dev2'"),
+    ],
+)
+def test_wrong_csv_tasks_are_refused_with_what_is_wrong(tmp_path: Path, content: str, words: str) -> None:
+    (tmp_path / "bad.csv").write_text(content)
+    with pytest.raises(BadArtefact, match=words):
+        load_text_tasks([str(tmp_path / "bad.csv")], 0.2, 0)
+
+
+def test_labels_of_csv_tasks_are_read_as_words(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("text,label\na, lost_card\nb,lost_card\nc,new card\n")
+    (task,) = load_text_tasks([str(tmp_path / "a.csv")], 0.2, 0)
+    assert (task.label_names, task.label_texts) == (("lost_card", "new card"), ("lost card", "new card"))
+
+
 def test_missing_and_doubled_tasks_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="do not exist"):
         load_text_tasks([str(tmp_path / "none.csv")], 0.2, 0)
@@ -218,6 +242,12 @@ def test_arrow_folders_of_texts(tmp_path: Path) -> None:
     (folder / "dataset_dict.json").write_text(json.dumps({"splits": ["../train"]}))
     with pytest.raises(BadArtefact, match="damaged"):
         load_text_tasks([str(folder)], 0.2, 0)
+
+
+def test_arrow_rows_without_a_label_are_refused(tmp_path: Path) -> None:
+    save_arrow(tmp_path / "mood", {"text": ["a", "b", "c"], "label": ["x", None, "y"]}, {})
+    with pytest.raises(BadArtefact, match="1 rows of train have no text or no label"):
+        load_text_tasks([str(tmp_path / "mood")], 0.2, 0)
 
 
 def test_arrow_folders_of_images(tmp_path: Path) -> None:

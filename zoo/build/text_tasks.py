@@ -115,15 +115,24 @@ def _from_json(path: Path) -> dict[str, Any]:
 
 def _from_csv(path: Path) -> dict[str, Any]:
     with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = list(csv.DictReader(file))
-    if not rows or not {"text", "label"} <= rows[0].keys():
-        raise ValueError("a csv file needs a first line with the columns text and label")
-    names = sorted({row["label"] for row in rows})
+        reader = csv.DictReader(file)
+        header = reader.fieldnames or ()
+        rows = [(reader.line_num, row) for row in reader]
+    if not rows or not {"text", "label"} <= rows[0][1].keys():
+        columns = ", ".join(repr(name) for name in header)
+        raise ValueError(
+            f"a csv file needs a first line with the columns text and label, parted by commas, and rows below it; this "
+            f"one has {f'the columns {columns}' if columns else 'nothing'} and {len(rows)} rows"
+        )
+    lacking = [line for line, row in rows if row["text"] is None or not (row["label"] or "").strip()]
+    if lacking:
+        raise ValueError(f"{len(lacking)} rows have no label, the first of them in line {lacking[0]}")
+    names = sorted({row["label"].strip() for _, row in rows})
     number = {name: i for i, name in enumerate(names)}
-    raw: dict[str, Any] = {"labels": [{"name": name, "text": name} for name in names]}
-    for row in rows:
+    raw: dict[str, Any] = {"labels": [{"name": name, "text": name.replace("_", " ")} for name in names]}
+    for _, row in rows:
         split = (row.get("split") or "train").strip().lower()
-        raw.setdefault(_part_name(split), []).append([row["text"], number[row["label"]]])
+        raw.setdefault(_part_name(split), []).append([row["text"], number[row["label"].strip()]])
     return raw
 
 
@@ -131,6 +140,9 @@ def _from_arrow(path: Path) -> dict[str, Any]:
     splits = read_arrow(path)
     first = next(iter(splits.values()))
     text, label = first.column(("text", "sentence", "content"), path), first.column(("label", "labels"), path)
+    for name, split in splits.items():
+        if lacking := sum(None in row for row in zip(split.columns[text], split.columns[label], strict=True)):
+            raise ValueError(f"{lacking} rows of {name} have no {text} or no {label}")
     values = sorted({value for split in splits.values() for value in split.columns[label]}, key=str)
     names = first.names.get(label) or tuple(map(str, values))
     number = {value: i for i, value in enumerate(range(len(names)) if label in first.names else values)}
@@ -153,8 +165,12 @@ def _task(path: Path, raw: dict[str, Any], validation: float, seed: int) -> Text
     rows = {part: raw.get(part) or [] for part in ("train", "validation", "test")}
     texts = [str(text) for part in rows.values() for text, _ in part]
     y = np.array([int(label) for part in rows.values() for _, label in part], dtype=np.int64)
-    if not rows["train"] or len(labels) < 2 or y.min() < 0 or y.max() >= len(labels):
-        raise ValueError("it needs training examples, two labels or more, and label numbers below their count")
+    if not rows["train"]:
+        raise ValueError("it has no examples for training")
+    if len(labels) < 2:
+        raise ValueError(f"it needs two labels or more and has {len(labels)}")
+    if y.min() < 0 or y.max() >= len(labels):
+        raise ValueError(f"label numbers go from {y.min()} to {y.max()} and have to be from 0 to {len(labels) - 1}")
     counts = [len(part) for part in rows.values()]
     part = torch.repeat_interleave(torch.tensor([TRAIN, VAL, TEST]), torch.tensor(counts))
     if not rows["validation"]:
