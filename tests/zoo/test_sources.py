@@ -117,6 +117,12 @@ def test_files_that_are_nothing_are_refused(tmp_path: Path) -> None:
         load_all([str(tmp_path / "empty"), str(tmp_path / "empty")], 0.1, 0.1, 0, None)
 
 
+def test_images_without_a_label_are_refused_with_the_line(tmp_path: Path) -> None:
+    (tmp_path / "pets.csv").write_text("file,label\na.png,cat\nb.png,\n")
+    with pytest.raises(BadArtefact, match="1 rows have no label, the first of them in line 3"):
+        load_source(str(tmp_path / "pets.csv"), 0.2, 0.2, 0)
+
+
 # texts
 
 TASK = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import zipfile
@@ -18,6 +17,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from zoo.build.arrow import is_arrow, read_arrow
+from zoo.build.rows import labelled_rows
 from zoo.build.sources import LabelledData, take_validation
 from zoo.errors import BadArtefact, UsageError
 from zoo.tasks import TEST, TRAIN
@@ -97,10 +97,7 @@ def _from_npz(path: Path) -> Arrays:
 
 
 def _from_csv(path: Path) -> Arrays:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = list(csv.DictReader(file))
-    if not rows or not {"file", "label"} <= rows[0].keys():
-        raise ValueError("a csv file of images needs a first line with the columns file and label")
+    rows = labelled_rows(path, "file")
     parts = {"train": [row for row in rows if (row.get("split") or "train") != "test"]}
     parts["test"] = [row for row in rows if row.get("split") == "test"]
     names = sorted({row["label"] for row in rows})

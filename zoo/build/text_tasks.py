@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import gzip
 import json
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from zoo.build.arrow import is_arrow, read_arrow
+from zoo.build.rows import labelled_rows
 from zoo.build.sources import take_validation
 from zoo.errors import BadArtefact, UsageError
 from zoo.tasks import TEST, TRAIN, VAL
@@ -114,25 +114,13 @@ def _from_json(path: Path) -> dict[str, Any]:
 
 
 def _from_csv(path: Path) -> dict[str, Any]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        header = reader.fieldnames or ()
-        rows = [(reader.line_num, row) for row in reader]
-    if not rows or not {"text", "label"} <= rows[0][1].keys():
-        columns = ", ".join(repr(name) for name in header)
-        raise ValueError(
-            f"a csv file needs a first line with the columns text and label, parted by commas, and rows below it; this "
-            f"one has {f'the columns {columns}' if columns else 'nothing'} and {len(rows)} rows"
-        )
-    lacking = [line for line, row in rows if row["text"] is None or not (row["label"] or "").strip()]
-    if lacking:
-        raise ValueError(f"{len(lacking)} rows have no label, the first of them in line {lacking[0]}")
-    names = sorted({row["label"].strip() for _, row in rows})
+    rows = labelled_rows(path, "text")
+    names = sorted({row["label"] for row in rows})
     number = {name: i for i, name in enumerate(names)}
     raw: dict[str, Any] = {"labels": [{"name": name, "text": name.replace("_", " ")} for name in names]}
-    for _, row in rows:
+    for row in rows:
         split = (row.get("split") or "train").strip().lower()
-        raw.setdefault(_part_name(split), []).append([row["text"], number[row["label"].strip()]])
+        raw.setdefault(_part_name(split), []).append([row["text"], number[row["label"]]])
     return raw
 
 
