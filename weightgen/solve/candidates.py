@@ -14,7 +14,7 @@ from weightgen.generators import Generator
 from weightgen.generators.prototype import Prototype
 from weightgen.retrieve import Filters, Found, Index, Query
 from weightgen.solve.base import Base, scaled
-from weightgen.solve.learn import RANK, Learner, training_steps
+from weightgen.solve.learn import RANK, WRITTEN, Learner, training_steps
 from weightgen.solve.ways import WAYS, Way
 from zoo.errors import UsageError
 from zoo.types import Weights
@@ -221,7 +221,7 @@ def _interpolated(learner: Learner, start: Candidate, tuned: Candidate, name: st
     return Candidate(
         "interpolated",
         "interpolated",
-        f"{tuned.name}, drawn to {name}",
+        f"between {tuned.name} and {name}, which counts as {WRITTEN} examples a label",
         learn=lambda rows: learner.interpolate(start.name, start.weights, written, rows),
         cost=lambda rows: learner.finetune_cost(start.name, rows),
         parts=(tuned.name,),
