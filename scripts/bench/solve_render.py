@@ -49,8 +49,8 @@ the fact. aTLAS, LoraHub and training from nothing were measured alone on tasks 
 the first portfolio aTLAS had 65.5, 65.0 and 63.3, training from nothing 62.5, 62.2 and 68.0.
 
 The portfolio was changed after test tasks had been seen, eight times
-([what was seen and changed, and every earlier table](results/solve/earlier/README.md)). Only draw {clean_draw} of the
-shots was measured when nothing was changed any more. It alone, all {count} tasks:
+([what was seen and changed, and every earlier table](results/solve/earlier/README.md)). Draws 1 to 4 of
+the shots had been seen before the last change; only draw {clean_draw} was measured with nothing changed since:
 
 {clean}
 

@@ -199,8 +199,8 @@ def learned(learner: Learner, sources: Sources, starts: Sequence[Candidate]) -> 
             parts=tuple(one.name for one in tuned),
         )
     written = next((one for one in starts[1:] if one.way in GENERATED), None)
-    if written is not None and written.weights is not None:
-        yield _interpolated(learner, starts[0], tuned[0], written.name, written.weights)
+    if written is not None:
+        yield _interpolated(learner, starts[0], tuned[0].name, written)
     adapters = sources.adapters
     mix = {"atlas": (learner.atlas, learner.atlas_cost), "lorahub": (learner.lorahub, learner.lorahub_cost)}
     found = [
@@ -216,15 +216,17 @@ def learned(learner: Learner, sources: Sources, starts: Sequence[Candidate]) -> 
     yield from (*found[:1], _trained(learner, BASE), *found[1:]) if len(adapters) > 1 else (_trained(learner, BASE),)
 
 
-def _interpolated(learner: Learner, start: Candidate, tuned: Candidate, name: str, written: Weights) -> Candidate:
-    """Between what was trained from a start and what a generator wrote."""
+def _interpolated(learner: Learner, start: Candidate, tuned: str, written: Candidate) -> Candidate:
+    """Between what was trained from a start, a candidate of its own, and what a generator wrote."""
+    assert written.weights is not None
+    adapter = written.weights
     return Candidate(
         "interpolated",
         "interpolated",
-        f"between {tuned.name} and {name}, which counts as {WRITTEN} examples a label",
-        learn=lambda rows: learner.interpolate(start.name, start.weights, written, rows),
+        f"between {tuned} and {written.name}, which counts as {WRITTEN} examples a label",
+        learn=lambda rows: learner.interpolate(start.name, start.weights, adapter, rows),
         cost=lambda rows: learner.finetune_cost(start.name, rows),
-        parts=(tuned.name,),
+        parts=(tuned,),
     )
 
 

@@ -38,5 +38,7 @@ WAYS = {
     "finetuned": Way(5, "the adapter for all tasks, or a retrieved one, trained further on the labels", learned=True),
     "finetuned_generated": Way(5, "what a generator wrote, trained further on the labels", learned=True),
     "soup": Way(5, "mean of several fine-tuned adapters", learned=True),
-    "interpolated": Way(5, "the first of these, drawn to what a generator wrote", learned=True),
+    "interpolated": Way(
+        5, "between the adapter trained further on the labels and what a generator wrote", learned=True
+    ),
 }
